@@ -48,7 +48,7 @@ def digest(params: Params) -> str:
     """sha256 over names, shapes and bytes, in name order: equal exactly when the weights are equal."""
     state = hashlib.sha256()
     for name in sorted(params):
-        value = np.ascontiguousarray(params[name], dtype="<f4")
+        value = np.asarray(params[name], dtype="<f4", order="C")
         state.update(f"{name}{value.shape}".encode())
         state.update(value.tobytes())
     return state.hexdigest()
