@@ -26,3 +26,12 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.conditions)
+
+
+def split(num: int, seed: int, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of `num` samples, shuffled and parted: (the rest, a hold-out of `share`). The same for everyone."""
+    if num < 0 or not 0 <= share <= 1:
+        raise ValueError(f"cannot hold out a share of {share} of {num} samples")
+    order = np.random.default_rng(seed).permutation(num).astype(np.int64)
+    held_out = round(num * share)
+    return order[held_out:], order[:held_out]
