@@ -1,0 +1,251 @@
+"""The agent, put together: what it is made of, which threads it has, and how it starts and stops."""
+
+import contextlib
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_agent import status
+from edge_agent.config import AgentSettings, Fog
+from edge_agent.drivers.control_socket import ControlSocket
+from edge_agent.drivers.fleet_link import FleetLink
+from edge_agent.drivers.fog_http import EnrolmentRefused, FogHttp, device_key, public_text
+from edge_agent.drivers.learner_process import LearnerProcess
+from edge_agent.drivers.overhead import measure_pair
+from edge_agent.drivers.release_client import ReleaseClient
+from edge_agent.drivers.spool_source import SpoolSource
+from edge_agent.drivers.sqlite_journal import SqliteJournal
+from edge_agent.drivers.sqlite_memory import SqliteMemory
+from edge_agent.drivers.sqlite_store import Database
+from edge_agent.drivers.sysfs_telemetry import SysfsTelemetry
+from edge_agent.governor import Situation
+from edge_agent.ingest import take_in
+from edge_agent.operations import operations
+from edge_agent.participation import Participant
+from edge_agent.serving import Serving
+from edge_agent.session import make_client_app
+from edge_agent.upgrade import Upgrade
+from edge_agent.values import Decision
+from edge_agent.watch import Watch
+from learning_core.errors import ConfigError, DewfallError
+from protos.state_folder import StateFolder, write_atomically
+
+log = logging.getLogger(__name__)
+STATUS_EVERY_S = 5.0
+RETRY_S = 1.0
+ASK_EVERY_S = 3.0  # for a first release, while there is none
+INGEST_NICENESS = 10  # samples can wait; whoever asks for one cannot
+
+
+class Agent:
+    """One device's agent. Saved in its state folder; every thread may be killed at any moment."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._settings = settings
+        self.stop = threading.Event()
+        self.failure: DewfallError | None = None
+        self._began_s = time.time()
+        with contextlib.ExitStack() as undo:
+            undo.enter_context(StateFolder.open(settings.state))
+            self._database = Database(settings.state / "agent.db")
+            undo.callback(self._database.close)
+            self._build(settings, undo)
+            self._upgrade.restore()
+            self._undo = undo.pop_all()
+
+    def _build(self, settings: AgentSettings, undo: contextlib.ExitStack) -> None:
+        database, state = self._database, settings.state
+        self._paused = bool(database.fact("paused"))
+        self._key = device_key(state / "device.pem")
+        self._http = FogHttp(settings.fog.address, settings.fog.ca)
+        undo.callback(self._http.close)
+        self._memory, self._journal = SqliteMemory(database), SqliteJournal(database)
+        self._source = SpoolSource(settings.spool, settings.source.max_file_bytes)
+        self._serving = Serving()
+        release_key = bytes.fromhex(settings.fog.release_key)
+        shelf = ReleaseClient(self._http, state / "releases", release_key, self._journal)
+        self._upgrade = Upgrade(shelf, self._serving, database)
+        self._learner = LearnerProcess(state / "learning", settings.learning)
+        undo.callback(self._learner.close)
+        telemetry = SysfsTelemetry(settings.telemetry.root, settings.telemetry.deadline_s)
+        self._watch = Watch(telemetry, settings.limits, self._situation, self._turned)
+        self._participant = Participant(
+            self._serving,
+            self._memory,
+            self._journal,
+            self._learner,
+            self._watch.decision,
+            settings.privacy,
+            self._figures,
+            self._upgrade.announce,
+            self._upgrade.adopt,
+            settings.learning.patience_s,
+        )
+        app = make_client_app(self._participant)
+        self._link = FleetLink(settings.fog.address, settings.fog.ca, self._key, app)
+
+    def run(self) -> None:
+        """Serve, ingest, watch and talk until `stop` is set. Raises the error that made going on impossible."""
+        self._watch.look()
+        door = ControlSocket(self._settings.socket, self._operations())
+        source = self._settings.source
+        loops: dict[str, Callable[[], None]] = {
+            "watch": lambda: self._repeat(self._look, self._settings.telemetry.interval_s),
+            "ingest": lambda: self._repeat(self._ingest, source.interval_s, INGEST_NICENESS),
+            "release": lambda: self._repeat(self._renew, 0.0),
+            "status": lambda: self._repeat(self._write_status, STATUS_EVERY_S),
+            "link": lambda: self._repeat(self._talk, 0.0),
+        }
+        threads = [threading.Thread(target=loop, name=name, daemon=True) for name, loop in loops.items()]
+        for thread in threads:
+            thread.start()
+        log.info("%s runs; its state is in %s", self._settings.name, self._settings.state)
+        self.stop.wait()
+        door.close()
+        self._learner.close()
+        self._upgrade.news.set()
+        for thread in threads:
+            thread.join(timeout=1.5)
+        with contextlib.suppress(DewfallError):
+            self._write_status()
+        self.close()
+        if self.failure is not None:
+            raise self.failure
+
+    def close(self) -> None:
+        """Give the state folder back."""
+        self._undo.close()
+
+    def enroll(self) -> Mapping[str, str]:
+        """Let the fog know this device's key; what it already knows is not asked again. Raises DewfallError."""
+        known = self._database.fact("enrolment")
+        if known and known["address"] == self._settings.fog.address:
+            return dict(known)
+        node_id, fog = self._http.enroll(token_of(self._settings.fog), self._settings.name, public_text(self._key))
+        enrolment = {"address": self._settings.fog.address, "node_id": node_id, "fog": fog}
+        self._database.set_fact("enrolment", enrolment)
+        log.info("enrolled at %s as node %s", fog, node_id)
+        return enrolment
+
+    def status(self) -> dict[str, Any]:
+        """Everything there is to say, as JSON."""
+        counts, privacy, (sent, received) = self._database.counts(), self._settings.privacy, self._link.traffic()
+        rounds = sum(each.rounds for each in self._journal.spendings())
+        return {
+            "name": self._settings.name,
+            "pid": os.getpid(),
+            "uptime_s": time.time() - self._began_s,
+            "paused": self._paused,
+            "decisions": status.describe_decisions(counts, self._watch.decision(), list(self._watch.turns)),
+            "samples": status.describe_samples(counts, self._memory.size()),
+            "rounds": status.describe_rounds(counts),
+            "device": status.describe_device(self._watch.telemetry, self._watch.peak_c),
+            **status.describe_serving(self._serving.served, self._serving.latency()),
+            "privacy": status.describe_privacy(
+                self._participant.epsilon(), privacy.max_epsilon, privacy.target_delta, rounds
+            ),
+            "rss_mb": {"agent": rss_mb(), "learner_peak": self._learner.peak_rss_mb},
+            "learner_pid": self._learner.pid,
+            "bytes": {"up": sent, "down": received, "releases": self._http.received()},
+            "fog": {**(self._database.fact("enrolment") or {}), "trouble": self._link.trouble},
+        }
+
+    def _situation(self) -> Situation:
+        served = self._serving.served
+        version = served.release.version if served else None
+        return Situation(self._paused, self._participant.budget_left(), version, self._memory.size())
+
+    def _turned(self, decision: Decision) -> None:
+        log.info("decision: %s (%s): %s", decision.action, decision.reason, decision.sentence)
+        self._journal.tally(f"{status.DECISIONS}{decision.action}.{decision.reason}")
+
+    def _figures(self) -> dict[str, float]:
+        counts, telemetry = self._database.counts(), self._watch.telemetry
+        figures = {name: float(counts.get(name, 0)) for name in ("seen", "kept", "dropped", "trained")}
+        if telemetry is not None and telemetry.soc_temp_c.is_known(self._settings.limits.max_reading_age_s):
+            figures["soc_temp_c"] = telemetry.soc_temp_c.value
+        return figures
+
+    def _operations(self) -> Mapping[str, Any]:
+        def pair(condition: int, seed: int) -> Mapping[str, float]:
+            took = measure_pair(self._serving, condition, seed)
+            return {"bare_ms": took.bare_ms, "agent_ms": took.agent_ms}
+
+        return operations(self._serving, self.status, self._set_pause, pair, self._settings.serving.max_count)
+
+    def _set_pause(self, value: bool) -> None:
+        self._database.set_fact("paused", value)
+        self._paused = value
+        self._watch.look()
+
+    def _look(self) -> None:
+        self._watch.look()
+        self._learner.rest()
+
+    def _ingest(self) -> None:
+        memory = self._settings.memory
+        rng = np.random.default_rng()
+        while not self.stop.is_set() and (served := self._serving.served) is not None:
+            if take_in(self._source, self._memory, served.release, memory.rule(), memory.max_bytes, rng) is None:
+                return
+
+    def _renew(self) -> None:
+        if self._serving.served is None and (latest := self._http.latest()) is not None:
+            self._upgrade.announce(*latest)
+        if self._upgrade.news.wait(ASK_EVERY_S) and not self.stop.is_set():
+            self._upgrade.step()
+
+    def _talk(self) -> None:
+        try:
+            self.enroll()
+        except (EnrolmentRefused, ConfigError) as error:
+            self.failure = error
+            self.stop.set()
+            return
+        self._link.run(self.stop)
+
+    def _write_status(self) -> None:
+        text = json.dumps(self.status(), indent=1, allow_nan=False)
+        write_atomically(self._settings.state / "status.json", text.encode())
+
+    def _repeat(self, step: Callable[[], None], pause_s: float, niceness: int = 0) -> None:
+        """A step again and again; its failure is said once and does not end the agent."""
+        if niceness:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)  # of this thread alone
+        trouble = ""
+        while not self.stop.is_set():
+            try:
+                step()
+                trouble = ""
+            except Exception as error:
+                if str(error) != trouble:
+                    log.warning("%s", error, exc_info=not isinstance(error, DewfallError))
+                trouble = str(error)
+                self.stop.wait(RETRY_S)
+            self.stop.wait(pause_s)
+
+
+def token_of(fog: Fog) -> str:
+    """The one-time token. Raises ConfigError."""
+    if fog.token is not None:
+        return fog.token
+    if fog.token_file is None:
+        raise ConfigError("this device is not enrolled yet; set fog.token to a token of `fog_aggregator enroll-token`")
+    try:
+        return fog.token_file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the token file {fog.token_file} cannot be read; check fog.token_file") from error
+
+
+def rss_mb() -> float:
+    """Memory this process holds now, in MB (10^6 bytes)."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,0 +1,137 @@
+"""What a person may set on a device. Temperatures in degrees Celsius, charge and shares 0..1, times in seconds."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from learning_core.memory.novelty import Rule
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", text):
+        raise ValueError("an address reads like fog.example:9443")
+    return text
+
+
+def _key(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError("the release key is the 64 hex digits in the cloud's release.pub")
+    return text
+
+
+class Section(BaseModel):
+    """A table of the file: frozen, and a key nobody knows is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Fog(Section):
+    """The site's fog. `token` (or the file that holds it) is used once, to enrol this device's key."""
+
+    address: Annotated[str, AfterValidator(_address)]
+    ca: Path
+    release_key: Annotated[str, AfterValidator(_key)]
+    token: str | None = None
+    token_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_token(self) -> "Fog":
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("give token or token_file, not both")
+        return self
+
+
+class TelemetrySettings(Section):
+    """Where the kernel shows the device's state, how often to look, and how long one look may take."""
+
+    root: Path = Path("/")
+    interval_s: float = Field(default=0.5, ge=0.05, le=60)
+    deadline_s: float = Field(default=0.2, gt=0, le=10)
+
+
+class Limits(Section):
+    """When the device may train. A reading older than `max_reading_age_s` counts as unknown, and unknown as no."""
+
+    max_soc_temp_c: float = Field(default=70.0, gt=0, le=120)
+    resume_soc_temp_c: float = Field(default=65.0, gt=0, le=120)
+    min_charge: float = Field(default=0.3, ge=0, le=1)
+    max_reading_age_s: float = Field(default=5.0, gt=0)
+    needs_thermometer: bool = True  # false: train even where the kernel shows no temperature (a virtual machine)
+    min_samples: int = Field(default=8, ge=1)
+
+    @model_validator(mode="after")
+    def _resumes_below(self) -> "Limits":
+        if self.resume_soc_temp_c > self.max_soc_temp_c:
+            raise ValueError("resume_soc_temp_c has to be at most max_soc_temp_c")
+        return self
+
+
+class Source(Section):
+    """The folder into which any program drops `<name>.safetensors`; by default `<state>/spool`."""
+
+    spool: Path | None = None
+    interval_s: float = Field(default=0.25, ge=0.01, le=3600)
+    max_file_bytes: int = Field(default=16 << 20, ge=1 << 10)
+
+
+class Memory(Section):
+    """How much of the stream is kept, and in how many bytes."""
+
+    max_bytes: int = Field(default=8 << 20, ge=1 << 10)
+    keep_share: float = Field(default=0.3, gt=0, le=1)
+    duplicate_below: float = Field(default=0.25, gt=0, lt=1)
+
+    def rule(self) -> Rule:
+        return Rule(keep_share=self.keep_share, duplicate_below=self.duplicate_below)
+
+
+class Learning(Section):
+    """One local fit, and the child process that does it."""
+
+    steps: int = Field(default=60, ge=1)
+    batch: int = Field(default=32, ge=2)
+    learning_rate: float = Field(default=1.5e-2, gt=0)
+    slice_steps: int = Field(default=10, ge=1)  # between two checkpoints
+    linger_s: float = Field(default=30.0, ge=0)  # how long an idle learner keeps its libraries loaded
+    patience_s: float = Field(default=5.0, ge=0)  # how long a stopped job waits to go on before the round is declined
+    scheduling: Literal["idle", "nice"] = "idle"
+    seed: int = 0
+
+
+class ServingSettings(Section):
+    """How images are made on request, and where: by default `<state>/agent.sock`."""
+
+    socket: Path | None = None
+    max_count: int = Field(default=64, ge=1)
+
+
+class Privacy(Section):
+    """What this device may leak in its life, at `target_delta`, counted without help from random sampling."""
+
+    max_epsilon: float = Field(default=10.0, gt=0)
+    target_delta: float = Field(default=1e-5, gt=0, lt=1)
+
+
+class AgentSettings(Section):
+    """One device."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    state: Path
+    fog: Fog
+    telemetry: TelemetrySettings = TelemetrySettings()
+    limits: Limits = Limits()
+    source: Source = Source()
+    memory: Memory = Memory()
+    learning: Learning = Learning()
+    serving: ServingSettings = ServingSettings()
+    privacy: Privacy = Privacy()
+
+    @property
+    def spool(self) -> Path:
+        return self.source.spool or self.state / "spool"
+
+    @property
+    def socket(self) -> Path:
+        return self.serving.socket or self.state / "agent.sock"

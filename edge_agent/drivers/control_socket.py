@@ -1,0 +1,127 @@
+"""The agent's door for programs on the same device: frames on a Unix socket, readable by the agent's user alone."""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from learning_core.errors import DewfallError, LinkDown, Malformed, StateError
+from protos.control import encode_frame, read_frame
+
+log = logging.getLogger(__name__)
+MAX_CALLERS = 16
+PATIENCE_S = 120.0  # how long a caller may be silent before its place goes to another
+LONGEST_PATH = 100  # the kernel takes 107 bytes
+
+Answer = tuple[Mapping[str, Any], bytes]
+Operation = Callable[[Mapping[str, Any]], Answer]
+
+
+class ControlSocket:
+    """Answers callers from threads of their own, until closed. Nothing is saved."""
+
+    def __init__(self, path: Path, operations: Mapping[str, Operation]) -> None:
+        self._path = path
+        self._operations = operations
+        self._places = threading.BoundedSemaphore(MAX_CALLERS)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            path.unlink(missing_ok=True)  # of an agent that was killed; the state folder's lock says there is no other
+            with _reachable(path) as name:
+                self._listener.bind(name)
+            path.chmod(0o600)
+            self._listener.listen(MAX_CALLERS)
+        except OSError as error:
+            self._listener.close()
+            raise StateError(f"the socket {path} cannot be made ({error.strerror}); name another one") from error
+        threading.Thread(target=self._accept, name="control", daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # closing alone would not wake the thread that accepts
+        self._listener.close()
+        self._path.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                caller, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            if self._places.acquire(blocking=False):
+                threading.Thread(target=self._serve, args=(caller,), name="caller", daemon=True).start()
+            else:
+                caller.close()
+
+    def _serve(self, caller: socket.socket) -> None:
+        caller.settimeout(PATIENCE_S)
+        try:
+            with caller, caller.makefile("rb") as incoming:
+                while (frame := read_frame(incoming.read)) is not None:
+                    caller.sendall(encode_frame(*self._answer(frame[0])))
+        except (OSError, Malformed) as error:
+            log.debug("a caller was cut off: %s", error)
+        finally:
+            self._places.release()
+
+    def _answer(self, header: Mapping[str, Any]) -> Answer:
+        operation = self._operations.get(str(header.get("op")))
+        if operation is None:
+            return {"error": f"there is no such operation; there are {', '.join(sorted(self._operations))}"}, b""
+        try:
+            return operation(header)
+        except DewfallError as error:
+            return {"error": str(error)}, b""
+
+
+class AgentLine:
+    """A program's connection to the agent on the same device."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(PATIENCE_S)
+        try:
+            with _reachable(path) as name:
+                self._socket.connect(name)
+        except OSError as error:
+            self._socket.close()
+            raise LinkDown(f"no agent listens on {path}; start it with `python -m edge_agent run`") from error
+        self._incoming = self._socket.makefile("rb")
+
+    def ask(self, op: str, **details: Any) -> tuple[dict[str, Any], bytes]:
+        """One operation and its answer. Raises DewfallError with the agent's own sentence, LinkDown, Malformed."""
+        try:
+            self._socket.sendall(encode_frame({"op": op, **details}))
+            frame = read_frame(self._incoming.read)
+        except OSError as error:
+            raise LinkDown(f"the agent does not answer ({error}); see its log") from error
+        if frame is None:
+            raise LinkDown("the agent closed the connection; it has too many callers or is stopping")
+        if "error" in frame[0]:
+            raise DewfallError(str(frame[0]["error"]))
+        return frame
+
+    def __enter__(self) -> "AgentLine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._incoming.close()
+        self._socket.close()
+
+
+@contextmanager
+def _reachable(path: Path) -> Iterator[str]:
+    """A name for the socket that is short enough for the kernel."""
+    if len(os.fsencode(path)) <= LONGEST_PATH:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

@@ -1,0 +1,65 @@
+"""What the agent adds to the bare ONNX Runtime session: the same samples drawn both ways, in interleaved pairs."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+
+from edge_agent.drivers.onnx_engine import OnnxEngine
+from edge_agent.serving import NothingServed, Serving
+from learning_core.params import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One sample drawn by a loop around the session alone, and one asked of the agent, in milliseconds."""
+
+    bare_ms: float
+    agent_ms: float
+
+
+def measure_pair(serving: Serving, condition: int, seed: int) -> Pair:
+    """Draw the same sample both ways, in an order that the seed decides."""
+    served = serving.served
+    if served is None or not isinstance(served.engine, OnnxEngine):
+        raise NothingServed("no release has arrived yet; try again when the status shows one")
+    manifest, session = served.release.manifest, served.engine.session
+    noise = np.random.default_rng(seed).standard_normal((1, *served.release.sample_shape), np.float32)
+
+    def bare() -> None:
+        bare_loop(session, noise, condition, manifest.num_conditions, manifest.steps, manifest.guidance)
+
+    def agent() -> None:
+        serving.answer([condition], seed)
+
+    first, second = (bare, agent) if seed % 2 else (agent, bare)
+    took = {first: _timed_ms(first), second: _timed_ms(second)}
+    return Pair(took[bare], took[agent])
+
+
+def overhead(pairs: Sequence[Pair]) -> float:
+    """What the agent takes more, as a share of the bare session's time: the median over pairs."""
+    return float(np.median([pair.agent_ms / pair.bare_ms for pair in pairs])) - 1
+
+
+def bare_loop(
+    session: ort.InferenceSession, noise: Array, condition: int, null: int, steps: int, guidance: float
+) -> Array:
+    """What a program without an agent would write: no adapter, and the session called with plain arrays."""
+    x, twice = noise, guidance != 1.0
+    y = np.array([condition, null] if twice else [condition], np.int64)
+    for step in range(steps):
+        t = np.full(len(y), step / steps, np.float32)
+        velocity = session.run(["velocity"], {"x": np.concatenate((x, x)) if twice else x, "t": t, "y": y})[0]
+        if twice:
+            velocity = velocity[1:] + np.float32(guidance) * (velocity[:1] - velocity[1:])
+        x = x + velocity / np.float32(steps)
+    return x
+
+
+def _timed_ms(draw: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    draw()
+    return (time.perf_counter() - began) * 1e3

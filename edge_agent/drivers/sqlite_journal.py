@@ -1,0 +1,82 @@
+"""What must not be done twice or forgotten: answers to rounds, the privacy odometer, refused releases."""
+
+import json
+
+from edge_agent.drivers.sqlite_store import Database, add_counts
+from edge_agent.values import Answer
+from learning_core.federation.accountant import Spending
+from learning_core.updates import ClippedUpdate, ModelVersion, Update
+from protos.codec import decode_params, encode_params
+
+ANSWERS_WITH_BYTES = 4  # of each fog: a fog that comes back asks for its latest round again, not for an old one
+
+
+class SqliteJournal:
+    """Answers and spendings: an update and its charge are stored in one transaction, before the update is sent."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def answered(self, fog: str, round_: int) -> bool:
+        return bool(self._database.rows("SELECT 1 FROM answers WHERE fog = ? AND round = ?", fog, round_))
+
+    def answer(self, fog: str, round_: int) -> Answer | None:
+        """What was sent for this round, as long as its bytes are kept."""
+        rows = self._database.rows(
+            "SELECT base_version, num_examples, clip_norm, metrics, delta FROM answers"
+            " WHERE fog = ? AND round = ? AND delta IS NOT NULL",
+            fog,
+            round_,
+        )
+        if not rows:
+            return None
+        base_version, num_examples, clip_norm, metrics, delta = rows[0]
+        update = Update(decode_params(delta), num_examples, ModelVersion.parse(base_version))
+        return Answer(ClippedUpdate(update, clip_norm), json.loads(metrics))
+
+    def record(self, fog: str, round_: int, answer: Answer, spending: Spending) -> None:
+        """Charge and answer, together: after it the update may leave, and leaves at most once per charge."""
+        update = answer.update.update
+        with self._database.transaction() as db:
+            db.execute(
+                "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    fog,
+                    round_,
+                    str(update.base_version),
+                    update.num_examples,
+                    answer.update.clip_norm,
+                    json.dumps(dict(answer.metrics)),
+                    encode_params(update.delta),
+                ),
+            )
+            db.execute(
+                "INSERT INTO spendings VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET rounds = rounds + excluded.rounds",
+                (spending.noise_multiplier, spending.sample_rate, spending.rounds),
+            )
+            db.execute(
+                "UPDATE answers SET delta = NULL WHERE fog = ? AND round NOT IN"
+                " (SELECT round FROM answers WHERE fog = ? ORDER BY round DESC LIMIT ?)",
+                (fog, fog, ANSWERS_WITH_BYTES),
+            )
+            add_counts(db, {"updates": 1})
+
+    def spendings(self) -> list[Spending]:
+        rows = self._database.rows("SELECT noise_multiplier, sample_rate, rounds FROM spendings")
+        return [Spending(*row) for row in rows]
+
+    def tally(self, what: str) -> None:
+        """One more of something that is only counted."""
+        self._database.count({what: 1})
+
+    def ban(self, digest: str, reason: str, until_s: float | None) -> None:
+        """Never load this release again, or not before `until_s` (epoch seconds)."""
+        with self._database.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO bans VALUES (?, ?, ?)", (digest, reason, until_s))
+
+    def ban_on(self, digest: str, now_s: float) -> str | None:
+        """Why this release may not be loaded now."""
+        rows = self._database.rows(
+            "SELECT reason FROM bans WHERE digest = ? AND (until_s IS NULL OR until_s > ?)", digest, now_s
+        )
+        return str(rows[0][0]) if rows else None

@@ -1,0 +1,56 @@
+"""What programs on the same device may ask of the agent through its socket."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from edge_agent.serving import Serving
+from learning_core.errors import DewfallError
+
+Operation = Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], bytes]]
+
+
+def operations(
+    serving: Serving,
+    status: Callable[[], Mapping[str, Any]],
+    pause: Callable[[bool], None],
+    pair: Callable[[int, int], Mapping[str, Any]],
+    max_count: int,
+) -> dict[str, Operation]:
+    """The operations by name; each raises DewfallError with a sentence for the caller."""
+
+    def infer(header: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
+        conditions = header.get("conditions")
+        if not isinstance(conditions, list) or not all(type(each) is int for each in conditions):
+            raise DewfallError("give the conditions as a list of whole numbers")
+        if not 1 <= len(conditions) <= max_count:
+            raise DewfallError(f"ask for 1 to {max_count} samples at a time")
+        samples = serving.answer(conditions, _seed(header))
+        return {"shape": list(samples.shape)}, samples.astype("<f4").tobytes()
+
+    def measure(header: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
+        condition = header.get("condition")
+        if type(condition) is not int:
+            raise DewfallError("give the condition as a whole number")
+        return pair(condition, _seed(header)), b""
+
+    def set_pause(value: bool) -> tuple[Mapping[str, Any], bytes]:
+        pause(value)
+        return {"paused": value}, b""
+
+    return {
+        "status": lambda _: ({"status": status()}, b""),
+        "infer": infer,
+        "overhead": measure,
+        "pause": lambda _: set_pause(True),
+        "resume": lambda _: set_pause(False),
+    }
+
+
+def _seed(header: Mapping[str, Any]) -> int:
+    seed = header.get("seed")
+    if seed is None:
+        return secrets.randbits(32)
+    if type(seed) is not int or not 0 <= seed < 1 << 64:
+        raise DewfallError("a seed is a whole number from 0 to 2^64 - 1")
+    return seed

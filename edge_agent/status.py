@@ -1,0 +1,82 @@
+"""What the agent says of itself: one JSON tree for its socket, its status file and the demo's report."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from edge_agent.serving import Latency, Served
+from edge_agent.values import Decision, Reading, Telemetry
+from edge_agent.watch import Turn
+
+WHY = "why."
+DECISIONS = "decision."
+
+
+def describe_samples(counts: Mapping[str, int], in_memory: int) -> dict[str, Any]:
+    """The stream so far. `why`: how many samples were kept or dropped for which reason."""
+    named = {name: counts.get(name, 0) for name in ("seen", "kept", "dropped", "forgotten", "trained", "files")}
+    why = {name.removeprefix(WHY): value for name, value in counts.items() if name.startswith(WHY)}
+    return {**named, "in_memory": in_memory, "why": why}
+
+
+def describe_decisions(counts: Mapping[str, int], now: Decision, turns: Iterable[Turn]) -> dict[str, Any]:
+    """How often the device came to each decision ("wait.heat"), the present one and the latest turns."""
+    return {
+        "now": _decision(now),
+        "counts": {name.removeprefix(DECISIONS): n for name, n in counts.items() if name.startswith(DECISIONS)},
+        "turns": [{"at_s": turn.at_s, **_decision(turn.decision)} for turn in turns],
+    }
+
+
+def describe_rounds(counts: Mapping[str, int]) -> dict[str, Any]:
+    """Updates sent, candidates rolled back, and rounds declined by reason."""
+    declined = {name.removeprefix("declined."): n for name, n in counts.items() if name.startswith("declined.")}
+    return {"updates": counts.get("updates", 0), "rolled_back": counts.get("rolled_back", 0), "declined": declined}
+
+
+def describe_device(telemetry: Telemetry | None, peak_c: float | None) -> dict[str, Any]:
+    """The latest telemetry; `peak_c` since the agent started."""
+    if telemetry is None:
+        return {"peak_c": peak_c}
+    readings = {name: getattr(telemetry, name) for name in ("soc_temp_c", "throttled", "charge", "plugged")}
+    return {"peak_c": peak_c, **{name: _reading(reading) for name, reading in readings.items()}}
+
+
+def describe_serving(served: Served | None, latency: Latency) -> dict[str, Any]:
+    """What answers, and how fast."""
+    release = None
+    if served is not None:
+        manifest = served.release.manifest
+        release = {
+            "version": manifest.version,
+            "digest": served.release.digest,
+            "adapted": served.adapted,
+            "num_conditions": manifest.num_conditions,
+            "known_conditions": list(manifest.known_conditions),
+        }
+    inference = {"count": latency.count, "p50_ms": _number(latency.p50_ms), "p99_ms": _number(latency.p99_ms)}
+    return {"release": release, "inference": inference}
+
+
+def describe_privacy(epsilon: float, max_epsilon: float, target_delta: float, rounds: int) -> dict[str, Any]:
+    """The odometer. An infinite figure is null here, since JSON has none: a round went out without noise."""
+    return {
+        "epsilon": _number(epsilon),
+        "max_epsilon": _number(max_epsilon),
+        "target_delta": target_delta,
+        "rounds": rounds,
+        "unit": "device, as if everybody knew in which rounds it took part",
+    }
+
+
+def _decision(decision: Decision) -> dict[str, str]:
+    return {"action": decision.action, "reason": decision.reason, "sentence": decision.sentence}
+
+
+def _reading(reading: Reading) -> dict[str, Any]:
+    age_s = _number(reading.age_s)
+    return {"value": reading.value, "unit": reading.unit, "age_s": age_s, "quality": reading.quality}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,68 @@
+"""Looks at the device again and again and says what it may do; what it cannot see, it does not allow."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edge_agent.config import Limits
+from edge_agent.governor import Situation, decide
+from edge_agent.ports import TelemetrySource
+from edge_agent.values import Action, Decision, Reason, Telemetry
+
+REMEMBERED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A moment at which the decision changed; `at_s` in epoch seconds."""
+
+    at_s: float
+    decision: Decision
+
+
+class Watch:
+    """The latest look at the device and the latest decision. Nothing is saved here: `on_turn` may save."""
+
+    def __init__(
+        self,
+        source: TelemetrySource,
+        limits: Limits,
+        situation: Callable[[], Situation],
+        on_turn: Callable[[Decision], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source = source
+        self._limits = limits
+        self._situation = situation
+        self._on_turn = on_turn
+        self._clock = clock
+        self._turn = threading.Lock()
+        self._decision: Decision | None = None
+        self._looked_s = -float("inf")
+        self.telemetry: Telemetry | None = None
+        self.peak_c: float | None = None
+        self.turns: deque[Turn] = deque(maxlen=REMEMBERED)
+
+    def look(self) -> Decision:
+        """Read the device and decide."""
+        with self._turn:
+            telemetry = self._source.read()
+            decision = decide(telemetry, self._limits, self._situation(), self._decision)
+            self.telemetry, self._looked_s = telemetry, self._clock()
+            temperature = telemetry.soc_temp_c
+            if temperature.is_known(self._limits.max_reading_age_s):
+                self.peak_c = max(temperature.value, self.peak_c if self.peak_c is not None else temperature.value)
+            if self._decision is None or decision.reason is not self._decision.reason:
+                self.turns.append(Turn(time.time(), decision))
+                self._on_turn(decision)
+            self._decision = decision
+            return decision
+
+    def decision(self) -> Decision:
+        """The latest decision, unless the last look is too long ago to rely on."""
+        age_s = self._clock() - self._looked_s
+        if self._decision is None or age_s > self._limits.max_reading_age_s:
+            return Decision(Action.WAIT, Reason.HEAT_UNKNOWN, "the device has not been looked at for too long")
+        return self._decision
