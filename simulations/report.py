@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
+from rich.console import Console
+from rich.table import Table
 
 from protos.state_folder import write_atomically
 
@@ -80,6 +82,22 @@ def write(out: Path, content: Mapping[str, Any], page: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "report.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     write_atomically(out / "report.html", page.encode())
+
+
+def show(claims: Sequence[Claim], out: Path, content: Mapping[str, Any], *, as_json: bool) -> None:
+    """On standard output: the whole report as JSON, or its claims as a table and where the rest is."""
+    if as_json:
+        sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        return
+    shown = Table("verdict", "claim", "measured", "target", title="claims")
+    words = {"at_most": "<=", "at_least": ">="}
+    for claim in claims:
+        colour = {"holds": "green", "falls": "red", "inconclusive": "yellow"}[claim.verdict]
+        target = f"{words[claim.direction]} {claim.target:g}"
+        shown.add_row(f"[{colour}]{claim.verdict}[/]", claim.statement, f"{claim.value:.4g} {claim.unit}", target)
+    console = Console()
+    console.print(shown)
+    console.print(f"report: {out / 'report.html'}", soft_wrap=True)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -65,3 +65,22 @@ def portions(
         for part in np.array_split(np.arange(len(seen)), per_stage):
             stream.append(Portion(len(stream) * every_s, Batch(seen.features[part], seen.conditions[part])))
     return [portion for portion in stream if len(portion.batch)]
+
+
+def drawn_devices(
+    batch: Batch, devices: int, concentration: float, per_device: int, rng: np.random.Generator
+) -> list[Batch]:
+    """Each device's own mix of conditions (Dirichlet), then `per_device` samples of it, drawn with replacement.
+
+    For fleets larger than the data set: devices share images, each with its own small jitter.
+    """
+    conditions = np.unique(batch.conditions)
+    members = [np.flatnonzero(batch.conditions == condition) for condition in conditions]
+    fleet = []
+    for _ in range(devices):
+        counts = rng.multinomial(per_device, rng.dirichlet(np.full(len(conditions), concentration)))
+        chosen = np.concatenate([rng.choice(mine, count) for mine, count in zip(members, counts, strict=True)])
+        jitter = rng.normal(0.0, 0.02, batch.features[chosen].shape)
+        seen = np.clip(batch.features[chosen] + jitter, -1.0, 1.0).astype(np.float32)
+        fleet.append(Batch(seen, batch.conditions[chosen]))
+    return fleet

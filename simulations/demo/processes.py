@@ -103,20 +103,5 @@ class Household:
             process.wait()
 
 
-def run_once(arguments: Sequence[str], timeout_s: float = 60.0) -> str:
-    """Run `python -m ARGUMENTS` to its end; its output. Raises DewfallError with its own words."""
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=timeout_s,
-        check=False,
-    )
-    if done.returncode:
-        raise DewfallError(f"`{' '.join(arguments[:3])}` failed: {done.stderr.strip()[-600:]}")
-    return done.stdout
-
-
 def last_lines(log: Path, count: int = 8) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-count:])

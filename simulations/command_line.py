@@ -1,0 +1,102 @@
+"""`dewfall`: one command for every role. Nothing heavy is imported before a command needs it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloud_server.__main__ import cli as cloud
+from edge_agent.__main__ import cli as edge
+from fog_aggregator.__main__ import cli as fog
+from learning_core.errors import DewfallError
+
+app = typer.Typer(
+    name="dewfall",
+    help="Models that go on learning on the devices they run on: devices learn, fogs gather, the cloud gives it back.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+simulate = typer.Typer(
+    help="Run a fleet on this machine, in one process, with the tiers' own code.", no_args_is_help=True
+)
+bench = typer.Typer(help="Measure, beside a peer in the same run where there is one.", no_args_is_help=True)
+for name, tier in {"edge": edge, "fog": fog, "cloud": cloud, "simulate": simulate, "bench": bench}.items():
+    app.add_typer(tier, name=name)
+
+Seed = Annotated[int, typer.Option(help="Decides every random choice of the run.")]
+Out = Annotated[Path, typer.Option(help="Where report.json and report.html go.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run; an earlier run in it is replaced.")] = Path("out/demo"),
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Run a cloud, two fogs and six devices as real processes on real data, and report what came of it."""
+    from simulations.demo.run import run
+
+    run(out, seed, as_json=as_json)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can run, and what is missing for the rest."""
+    from simulations.doctor import examine
+
+    sys.exit(examine())
+
+
+@simulate.command()
+def forgetting(
+    devices: Annotated[int, typer.Option(min=1, max=100_000, help="How many devices the fleet has.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Federated rounds.")] = 5,
+    sample_rate: Annotated[float, typer.Option(min=0.0001, max=1, help="A device's chance to be asked.")] = 1.0,
+    noise_multiplier: Annotated[float, typer.Option(min=0, help="Noise on the sum, in clip norms.")] = 0.0,
+    local_steps: Annotated[int, typer.Option(min=1, help="Steps a device learns in a round.")] = 60,
+    seed: Seed = 0,
+    backend: Annotated[
+        str, typer.Option(help="'inline': in this process; 'ray': Flower's own, if installed.")
+    ] = "inline",
+    out: Out = Path("out/simulate/forgetting"),
+    as_json: AsJson = False,
+) -> None:
+    """Do devices that learn new classes keep the old ones? With rehearsal, and without it."""
+    from simulations.scenarios.forgetting import Setting, run
+
+    setting = Setting(
+        devices=devices,
+        rounds=rounds,
+        sample_rate=sample_rate,
+        noise_multiplier=noise_multiplier,
+        local_steps=local_steps,
+        seed=seed,
+    )
+    run(out, setting, backend, as_json=as_json)
+
+
+@bench.command()
+def rounds(
+    count: Annotated[int, typer.Option("--rounds", min=5, help="Query-and-train rounds to time.")] = 60,
+    stock: Annotated[bool, typer.Option(help="Also run stock Flower in the same run.")] = True,
+    out: Out = Path("out/bench/rounds"),
+    as_json: AsJson = False,
+) -> None:
+    """Time a round with trivial training and three nodes on loopback, beside stock Flower."""
+    from simulations.bench.rounds import run
+
+    run(out, count, stock, as_json=as_json)
+
+
+def main() -> None:
+    try:
+        app()
+    except DewfallError as error:
+        print(f"dewfall: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

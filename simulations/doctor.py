@@ -1,0 +1,49 @@
+"""What this machine can do for Dewfall, in words."""
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+ROLES = {
+    "edge": ("flwr", "onnxruntime", "psutil"),
+    "train": ("torch", "peft", "opacus"),
+    "fog": ("flwr", "grpc", "psutil"),
+    "cloud": ("torch", "onnx", "onnxruntime", "grpc", "sklearn"),
+    "sim": ("torch", "flwr", "onnxruntime", "grpc", "sklearn", "matplotlib"),
+}
+
+
+def examine() -> int:
+    """Print the findings; 0 when at least one role can run here."""
+    table = Table("what", "found", "means", title="dewfall doctor", show_lines=False)
+    python_fits = sys.version_info >= (3, 11)
+    table.add_row("Python", sys.version.split()[0], "fits" if python_fits else "too old; 3.11 or newer is needed")
+    ready = 0
+    for role, packages in ROLES.items():
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        ready += not missing
+        means = "can run" if not missing else f"install it: pip install 'dewfall[{role}]' -c constraints.txt"
+        table.add_row(f"role {role}", f"lacks {', '.join(missing)}" if missing else "complete", means)
+    free_gib = shutil.disk_usage(Path.cwd()).free / 2**30
+    table.add_row(
+        "disk", f"{free_gib:.1f} GiB free", "fits" if free_gib > 2 else "less than the 2 GiB an installation needs"
+    )
+    memory_gib = psutil.virtual_memory().available / 2**30
+    table.add_row(
+        "memory", f"{memory_gib:.1f} GiB free", "fits the demo" if memory_gib > 4 else "too little for the demo"
+    )
+    table.add_row("cores", str(os.cpu_count()), "fits" if (os.cpu_count() or 1) > 1 else "the demo will be slow")
+    zones = list(Path("/sys/class/thermal").glob("thermal_zone*"))
+    table.add_row(
+        "heat sensors",
+        f"{len(zones)} thermal zones",
+        "an agent here can watch its heat" if zones else "an agent here would refuse to train: heat it cannot see",
+    )
+    Console().print(table)
+    return 0 if ready and python_fits else 1
