@@ -19,6 +19,7 @@ cli = typer.Typer(
     help="The cloud: makes releases, gathers what fogs learned, and gives it back.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,  # a traceback with local values would show tokens
 )
 config_cli = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 cli.add_typer(config_cli, name="config")
@@ -51,6 +52,7 @@ def init(
 @cli.command()
 def serve(config: Config = None, state: State = None) -> None:
     """Answer fogs until told to stop."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what a person can act on, we say ourselves
     from cloud_server.app import serve as run
     from cloud_server.drivers.doorbell import Doorbell
 
@@ -164,7 +166,7 @@ def main() -> None:
 
 
 def _settings(config: Path | None, state: Path | None, data: str | None = None) -> Settings:
-    settings = load(Settings, config, os.environ) if config else Settings()
+    settings = load(Settings, config, os.environ, "DEWFALL_CLOUD") if config else Settings()
     given = {name: value for name, value in (("state", state), ("data", data)) if value is not None}
     return Settings.model_validate(settings.model_dump() | given) if given else settings
 

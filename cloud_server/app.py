@@ -147,14 +147,20 @@ class Cloud:
             self._bell.ring()
 
     def _conclude(self, made_from: ModelVersion) -> None:
+        """Enter what the child left behind, unless it is not what the child examined."""
         shelf = ArtefactFolder(self._places.work(made_from))
         evaluation = Evaluation.model_validate_json(shelf.read(EVALUATION))
         version, shapes, sha256 = made_from.release + 1, None, ""
         if evaluation.publish:
-            shapes = self._releases.manifest(version).adapter_shapes
-            sha256 = self._releases.manifest_sha256(version)
+            try:
+                shapes = self._releases.manifest(version).adapter_shapes
+                sha256 = self._releases.manifest_sha256(version)
+            except (Tampered, Malformed) as error:
+                self.exchange.give_up(str(error))
+                return
             if sha256.encode() != shelf.read(PUBLISHED):
-                raise Tampered(f"release {version} is not the one that was examined; remove its folder and start again")
+                self.exchange.give_up(f"the folder of release {version} is not the one that was examined")
+                return
         self.exchange.conclude(ReleaseRow(version, made_from, evaluation, sha256, time.time()), shapes)
 
     def _shapes(self) -> dict[int, Shapes]:

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from cloud_server.config import Release
 from cloud_server.distillation import Base, distil, merged, pool, speakers
 from cloud_server.evaluation import Evaluation, Quality, known_after, verdict
-from cloud_server.founding import NEXT_SEED
 from cloud_server.measurement import Sampler, assess, exam
 from cloud_server.places import DISTILLED, EVALUATION, MERGED, POOL, PUBLISHED
 from cloud_server.ports import Publish, Report, Shelf
-from cloud_server.releases import Yardstick, compose
+from cloud_server.releases import NEXT_SEED, Yardstick, compose
 from cloud_server.workflow import Step
 from learning_core.models.flow_image import FlowImage, flow_image_of
 from learning_core.models.lora import start_factors
@@ -55,7 +54,7 @@ def candidate_steps(task: Task, rules: Release, shelf: Shelf, publish: Publish) 
 
     def examine(_: Report) -> bytes:
         student = flow_image_of(config, decode_params(shelf.read(DISTILLED)))
-        images, asked = exam(student, sampler, rules.images_per_condition, task.seed)
+        images, asked = exam(student, range(config.num_conditions), sampler, rules.images_per_condition, task.seed)
         judge, held_out = task.yardstick.judge, task.yardstick.held_out
         quality = assess(images, asked, judge, held_out, task.base.known)
         found = verdict(task.base_quality, quality, task.base.known, rules.gates)

@@ -13,10 +13,12 @@ from cloud_server.drivers.artefact_folder import ArtefactFolder
 from cloud_server.drivers.child import Child
 from cloud_server.drivers.digits import NUM_CONDITIONS, load_digits, parted
 from cloud_server.drivers.identity import certificate_names, ensure_certificates, ensure_release_key
+from cloud_server.drivers.onnx_engine import by_onnxruntime
 from cloud_server.drivers.release_folder import ReleaseFolder
 from cloud_server.drivers.sqlite_registry import SqliteRegistry
 from cloud_server.evaluation import Evaluation, Quality
 from cloud_server.exchange import Exchange
+from cloud_server.founding import Ground
 from cloud_server.measurement import Sampler
 from cloud_server.places import ADAPTER, BASE_QUALITY, EVALUATION, JUDGE_GRAPH, PLAN, TEACHER, Places
 from cloud_server.ports import ReleaseRow, Report
@@ -24,7 +26,6 @@ from cloud_server.releases import Yardstick
 from cloud_server.workflow import run
 from learning_core.errors import ConfigError, DewfallError
 from learning_core.models.flow_image import FlowImageConfig
-from learning_core.samples import Batch
 from learning_core.updates import ModelVersion
 from protos.codec import decode_params
 from protos.release import START, STUDENT_GRAPH, STUDENT_WEIGHTS
@@ -40,18 +41,17 @@ def first_release(settings: Settings, teacher_arguments: Sequence[str], report: 
         training = _plan(shelf, settings.training)
         key = ensure_release_key(settings.state)
         ensure_certificates(settings.state, certificate_names(settings.listen), time.time())
-        train, held_out = _data(training)
-        teacher = None if shelf.has(TEACHER) else Child(teacher_arguments, report)
+        ground = _ground(training, settings)
+        beside = None if shelf.has(TEACHER) else Child(teacher_arguments, report)
         try:
-            run(founding.student_lane(training, train, NUM_CONDITIONS, shelf), shelf, time.monotonic, report)
-            if teacher is not None and teacher.wait() != 0:
-                raise DewfallError(f"the teacher was not trained: {teacher.last_words() or 'killed'}; run init again")
+            run(founding.student_lane(ground, shelf, by_onnxruntime), shelf, time.monotonic, report)
+            if beside is not None and beside.wait() != 0:
+                raise DewfallError(f"the teacher was not trained: {beside.last_words() or 'killed'}; run init again")
         finally:
-            if teacher is not None:
-                teacher.stop()
+            if beside is not None:
+                beside.stop()
         releases = ReleaseFolder(places.releases, key)
-        last = founding.final_lane(training, settings.release, held_out, NUM_CONDITIONS, shelf, releases.publish)
-        run(last, shelf, time.monotonic, report)
+        run(founding.final_lane(ground, shelf, releases.publish), shelf, time.monotonic, report)
         evaluation = Evaluation.model_validate_json(shelf.read(EVALUATION))
         return _enter_first(settings, releases, evaluation)
 
@@ -60,8 +60,8 @@ def teacher(settings: Settings, report: Report) -> None:
     """The teacher's lane, in a process of its own."""
     torch.set_num_threads(1)
     shelf = ArtefactFolder(Places(settings.state).init)
-    training = read_plan(shelf)
-    run(founding.teacher_lane(training, _data(training)[0], NUM_CONDITIONS), shelf, time.monotonic, report)
+    ground = _ground(read_plan(shelf), settings)
+    run(founding.teacher_lane(ground), shelf, time.monotonic, report)
 
 
 def next_release(settings: Settings, made_from: ModelVersion, report: Report) -> None:
@@ -90,8 +90,9 @@ def _plan(shelf: ArtefactFolder, training: Training) -> Training:
     return training
 
 
-def _data(training: Training) -> tuple[Batch, Batch]:
-    return parted(load_digits(), training.seed, training.hold_out)
+def _ground(training: Training, settings: Settings) -> Ground:
+    train, held_out = parted(load_digits(), training.seed, training.hold_out)
+    return Ground(training, settings.release, train, held_out, NUM_CONDITIONS)
 
 
 def _enter_first(settings: Settings, releases: ReleaseFolder, evaluation: Evaluation) -> ReleaseRow:
@@ -114,8 +115,8 @@ def _task(
     releases: ReleaseFolder,
 ) -> Task:
     training, base_version = read_plan(beginnings), made_from.release
+    ground = _ground(training, settings)
     manifest = releases.manifest(base_version)
-    held_out = _data(training)[1]
     base = Base(
         FlowImageConfig(**{name: int(value) for name, value in manifest.model.items()}),
         decode_params(releases.read(base_version, STUDENT_WEIGHTS)),
@@ -130,12 +131,12 @@ def _task(
         base_sampler=Sampler(manifest.steps, manifest.guidance),
         base_quality=Quality.model_validate_json(shelf.read(BASE_QUALITY)),
         adapter=decode_params(shelf.read(ADAPTER), manifest.adapter_shapes),
-        teacher=founding.load_teacher(beginnings, training, held_out, NUM_CONDITIONS),
+        teacher=founding.load_teacher(beginnings, ground),
         teacher_known=training.base_conditions,
         yardstick=Yardstick(
-            founding.load_judge(beginnings, held_out, NUM_CONDITIONS),
+            founding.load_judge(beginnings, ground),
             beginnings.read(JUDGE_GRAPH),
-            held_out,
+            ground.held_out,
             settings.release.golden_images,
         ),
         seed=training.seed,

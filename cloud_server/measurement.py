@@ -63,9 +63,11 @@ def opinion(judge: Judge, images: Array) -> tuple[Array, Array]:
     return as_array(logits), as_array(features)
 
 
-def exam(model: FlowImage, sampler: Sampler, each: int, seed: int) -> tuple[Array, NDArray[np.int64]]:
+def exam(
+    model: FlowImage, conditions: Sequence[int], sampler: Sampler, each: int, seed: int
+) -> tuple[Array, NDArray[np.int64]]:
     """`each` images of every condition and what they were asked for; the same noise for all models of one seed."""
-    asked = balanced(range(model.config.num_conditions), each)
+    asked = balanced(conditions, each)
     return draw(model, noise_for(model, len(asked), seed), asked, sampler), asked
 
 

@@ -3,19 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from learning_core.models.onnx_export import reweight
-
 from cloud_server.config import DeviceGates
 from cloud_server.distillation import Base
 from cloud_server.measurement import Sampler, golden_set
 from learning_core.models.flow_image import flow_image_of
 from learning_core.models.judge import Judge
 from learning_core.models.lora import adapter_shapes
+from learning_core.models.onnx_export import reweight
 from learning_core.samples import Batch
 from protos.codec import encode_params, encode_tensors
 from protos.release import GOLDEN, JUDGE_GRAPH, START, STUDENT_GRAPH, STUDENT_WEIGHTS, Manifest
 
 FAMILY = "flow_image"
+NEXT_SEED = 1000  # between the random streams of one release and the next
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The agent, put together: what it is made of, which threads it has, and how it starts and stops."""
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
@@ -39,6 +40,7 @@ from protos.state_folder import StateFolder, write_atomically
 
 log = logging.getLogger(__name__)
 STATUS_EVERY_S = 5.0
+STOP_WITHIN_S = 3.5
 RETRY_S = 1.0
 ASK_EVERY_S = 3.0  # for a first release, while there is none
 INGEST_NICENESS = 10  # samples can wait; whoever asks for one cannot
@@ -63,6 +65,7 @@ class Agent:
     def _build(self, settings: AgentSettings, undo: contextlib.ExitStack) -> None:
         database, state = self._database, settings.state
         self._paused = bool(database.fact("paused"))
+        self._can_learn = importlib.util.find_spec("torch") is not None  # looked for, never loaded here
         self._key = device_key(state / "device.pem")
         self._http = FogHttp(settings.fog.address, settings.fog.ca)
         undo.callback(self._http.close)
@@ -111,8 +114,9 @@ class Agent:
         door.close()
         self._learner.close()
         self._upgrade.news.set()
+        until = time.monotonic() + STOP_WITHIN_S
         for thread in threads:
-            thread.join(timeout=1.5)
+            thread.join(timeout=max(0.0, until - time.monotonic()))
         with contextlib.suppress(DewfallError):
             self._write_status()
         self.close()
@@ -160,7 +164,8 @@ class Agent:
     def _situation(self) -> Situation:
         served = self._serving.served
         version = served.release.version if served else None
-        return Situation(self._paused, self._participant.budget_left(), version, self._memory.size())
+        left, kept = self._participant.budget_left(), self._memory.size()
+        return Situation(self._paused, self._can_learn, left, version, kept)
 
     def _turned(self, decision: Decision) -> None:
         log.info("decision: %s (%s): %s", decision.action, decision.reason, decision.sentence)

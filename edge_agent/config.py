@@ -1,46 +1,16 @@
 """What a person may set on a device. Temperatures in degrees Celsius, charge and shares 0..1, times in seconds."""
 
-import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from learning_core.memory.novelty import Rule
+from protos.settings import Section, Upstream
 
 
-def _address(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+:\d{1,5}|\[[0-9a-fA-F:]+\]:\d{1,5}", text):
-        raise ValueError("an address reads like fog.example:9443")
-    return text
-
-
-def _key(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
-        raise ValueError("the release key is the 64 hex digits in the cloud's release.pub")
-    return text
-
-
-class Section(BaseModel):
-    """A table of the file: frozen, and a key nobody knows is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Fog(Section):
-    """The site's fog. `token` (or the file that holds it) is used once, to enrol this device's key."""
-
-    address: Annotated[str, AfterValidator(_address)]
-    ca: Path
-    release_key: Annotated[str, AfterValidator(_key)]
-    token: str | None = None
-    token_file: Path | None = None
-
-    @model_validator(mode="after")
-    def _one_token(self) -> "Fog":
-        if self.token is not None and self.token_file is not None:
-            raise ValueError("give token or token_file, not both")
-        return self
+class Fog(Upstream):
+    """The site's fog."""
 
 
 class TelemetrySettings(Section):
@@ -79,7 +49,7 @@ class Source(Section):
 class Memory(Section):
     """How much of the stream is kept, and in how many bytes."""
 
-    max_bytes: int = Field(default=8 << 20, ge=1 << 10)
+    max_bytes: int = Field(default=8 << 20, ge=1 << 10, le=48 << 20)  # one file to the learner, which takes 64 MiB
     keep_share: float = Field(default=0.3, gt=0, le=1)
     duplicate_below: float = Field(default=0.25, gt=0, lt=1)
 

@@ -11,6 +11,7 @@ class Situation:
     """What the device knows of itself besides its telemetry."""
 
     paused: bool
+    can_learn: bool
     budget_left: bool
     release: int | None
     samples: int
@@ -30,6 +31,9 @@ def decide(telemetry: Telemetry, limits: Limits, situation: Situation, previous:
 def _of_people(situation: Situation) -> Decision | None:
     if situation.paused:
         return Decision(Action.SERVE_ONLY, Reason.PAUSED, "training is paused by the user; resume it to go on")
+    if not situation.can_learn:
+        sentence = "this device has no torch, so it only serves; install dewfall[train] to let it learn"
+        return Decision(Action.SERVE_ONLY, Reason.NOT_INSTALLED, sentence)
     if not situation.budget_left:
         return Decision(Action.SERVE_ONLY, Reason.BUDGET, "this device's privacy budget is spent; it only serves now")
     return None

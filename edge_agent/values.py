@@ -60,6 +60,7 @@ class Reason(StrEnum):
 
     READY = "ready"
     PAUSED = "paused"
+    NOT_INSTALLED = "not_installed"
     BUDGET = "budget"
     HEAT = "heat"
     HEAT_UNKNOWN = "heat_unknown"

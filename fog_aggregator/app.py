@@ -32,7 +32,7 @@ from learning_core.errors import DewfallError, StateError
 from protos.state_folder import StateFolder, write_atomically
 
 STATUS = "status.json"
-_SHOWN_ROUNDS = 500
+_SHOWN_ROUNDS = 100
 log = logging.getLogger("dewfall.fog")
 
 
@@ -179,7 +179,7 @@ class Fog:
                 device.name: {"node_id": str(device.node_id), "online": device.node_id in online} for device in devices
             },
             "rounds": [status.round_record(each, names) for each in rounds],
-            "rounds_by_release": status.rounds_by_release(rounds),
+            "rounds_by_release": {str(release): count for release, count in self._journal.rounds_by_release().items()},
             "outbox": self._journal.waiting(),
             "ledger": status.ledger_record(devices, self._journal.histories(), terms, budget),
             "bytes": self._traffic(),

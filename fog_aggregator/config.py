@@ -5,21 +5,10 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fog_aggregator.plans import Budget, Terms
-
-
-def _address(text: str) -> str:
-    if not re.fullmatch(r"([A-Za-z0-9_.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}", text):
-        raise ValueError("an address reads like cloud.example:9443")
-    return text
-
-
-def _key(text: str) -> str:
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
-        raise ValueError("the release key is the 64 hex digits in the cloud's release.pub")
-    return text
+from protos.settings import Section, Upstream
 
 
 def _host(text: str) -> str:
@@ -32,12 +21,6 @@ def _host(text: str) -> str:
 
 
 Host = Annotated[str, AfterValidator(_host)]
-
-
-class Section(BaseModel):
-    """A table of the file: frozen, and a key nobody knows is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Listen(Section):
@@ -56,21 +39,10 @@ class Listen(Section):
         return self
 
 
-class Cloud(Section):
-    """The cloud. `token` (or the file that holds it) is used once; `release_key` is the cloud's public key in hex."""
+class Cloud(Upstream):
+    """The cloud, and how often to ask it for news."""
 
-    address: Annotated[str, AfterValidator(_address)]
-    ca: Path
-    release_key: Annotated[str, AfterValidator(_key)]
-    token: str | None = None
-    token_file: Path | None = None
     poll_s: float = Field(default=1.0, ge=0.05, le=3600)
-
-    @model_validator(mode="after")
-    def _one_token(self) -> "Cloud":
-        if self.token is not None and self.token_file is not None:
-            raise ValueError("give token or token_file, not both")
-        return self
 
 
 class Privacy(Section):

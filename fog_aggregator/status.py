@@ -50,10 +50,5 @@ def round_record(stored: Mapping[str, Any], names: Mapping[str, str]) -> dict[st
     return record
 
 
-def rounds_by_release(stored: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many rounds were released on each release."""
-    return dict(Counter(each["base_version"].split(".")[0] for each in stored if each["state"] == "closed"))
-
-
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None

@@ -20,7 +20,7 @@ FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.99, 1e-8
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a device learns. Half of each batch is new samples, half rehearses old conditions; label rows learn faster."""
+    """How a device learns. Half of each batch is new samples, half rehearses old conditions; label rows go faster."""
 
     steps: int = 60
     batch: int = 32
@@ -84,7 +84,7 @@ def fit(
 
 
 def adam_direction(first: Tensor, second: Tensor, step: int) -> Tensor:
-    """The step of unit rate, [D], from the running means after `step` gradients. Kingma and Ba 2014 (arXiv:1412.6980)."""
+    """The step of unit rate, [D], from the running means after `step` gradients. Adam, arXiv:1412.6980."""
     return (first / (1 - FIRST_DECAY**step)) / ((second / (1 - SECOND_DECAY**step)).sqrt() + EPSILON)
 
 

@@ -1,17 +1,52 @@
 """Settings: one TOML file, then the environment, checked whole before anything starts."""
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from learning_core.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
 PREFIX = "DEWFALL"
+
+
+class Section(BaseModel):
+    """A table of a settings file: frozen, and a key nobody knows is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(r"([A-Za-z0-9_.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}", text):
+        raise ValueError("an address reads like fog.example:9443")
+    return text
+
+
+def _release_key(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise ValueError("the release key is the 64 hex digits in the cloud's release.pub")
+    return text
+
+
+class Upstream(Section):
+    """The tier above. `token`, or the file that holds it, is used once, to enrol; `release_key`: the cloud's."""
+
+    address: Annotated[str, AfterValidator(_address)]
+    ca: Path
+    release_key: Annotated[str, AfterValidator(_release_key)]
+    token: str | None = None
+    token_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_token(self) -> "Upstream":
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("give token or token_file, not both")
+        return self
 
 
 def load(model: type[Model], path: Path, environ: Mapping[str, str] | None = None, prefix: str = PREFIX) -> Model:
@@ -45,7 +80,8 @@ def _overlay(values: dict[str, Any], environ: Mapping[str, str], prefix: str) ->
 
 
 def _sentence(model: type[BaseModel], error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)  # a misspelt key first: the one it was to be is then missing too
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     place = ".".join(str(part) for part in first["loc"])
     match first["type"]:
         case "extra_forbidden":

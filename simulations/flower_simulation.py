@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import sys
+import threading
 import time
 import types
 import warnings
@@ -37,21 +38,25 @@ def run_devices(devices: Sequence[Device], loop: Callable[[Ask], None], backend:
 
     Raises DewfallError when a device fails, ConfigError when the backend is not there.
     """
+    over = threading.Event()  # the engine can end before the loop does, when it fails
 
     def serve(grid: Grid) -> None:
-        places = _ask(grid, _WHERE, {node: RecordDict() for node in grid.get_node_ids()})
+        places = _ask(grid, _WHERE, {node: RecordDict() for node in grid.get_node_ids()}, over)
         node_of = {int(content["config"]["place"]): node for node, content in places.items()}
         index_of = {node: index for index, node in node_of.items()}
 
         def ask(kind: str, payloads: Mapping[int, RecordDict]) -> Mapping[int, RecordDict]:
-            replies = _ask(grid, kind, {node_of[index]: content for index, content in payloads.items()})
+            replies = _ask(grid, kind, {node_of[index]: content for index, content in payloads.items()}, over)
             return {
                 index_of[node]: content for node, content in sorted(replies.items(), key=lambda it: index_of[it[0]])
             }
 
         loop(ask)
 
-    run_simulation(lambda index: make_client_app(devices[index]), serve, len(devices), backend)
+    try:
+        run_simulation(lambda index: make_client_app(devices[index]), serve, len(devices), backend)
+    finally:
+        over.set()
 
 
 def run_simulation(
@@ -101,17 +106,18 @@ def _of_all_nodes(factory: Callable[[int], ClientApp]) -> ClientApp:
     return app
 
 
-def _ask(grid: Grid, kind: str, payloads: Mapping[int, RecordDict]) -> dict[int, RecordDict]:
-    """Contents of all replies. Raises DewfallError at the first node that fails."""
+def _ask(grid: Grid, kind: str, payloads: Mapping[int, RecordDict], over: threading.Event) -> dict[int, RecordDict]:
+    """Contents of all replies. Raises DewfallError at the first node that fails, or when the simulation is over."""
     missing = set(grid.push_messages([Message(content, node, kind) for node, content in payloads.items()]))
     replies: dict[int, RecordDict] = {}
     while missing:
+        if over.wait(_POLL_S):
+            raise DewfallError("Flower's simulation ended before all devices had answered")
         for message in grid.pull_messages(missing):
             missing.discard(message.metadata.reply_to_message_id)
             if message.has_error():
                 raise DewfallError(f"a simulated device failed: {message.error.reason}")
             replies[message.metadata.src_node_id] = message.content
-        time.sleep(_POLL_S)
     return replies
 
 
@@ -170,7 +176,8 @@ def _quiet_flower() -> Iterator[Callable[..., None]]:
     telemetry.FLWR_TELEMETRY_ENABLED = "0"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+            for kind in (DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", kind)
             yield run_flower
     finally:
         logger.setLevel(level)

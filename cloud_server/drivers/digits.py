@@ -20,11 +20,9 @@ def load_digits() -> Batch:
     found = importlib.util.find_spec("sklearn")
     if found is None or found.origin is None:
         raise ConfigError("the digits come with scikit-learn; install it with `pip install 'dewfall[cloud]'`")
-    table = np.loadtxt(
-        Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",", dtype=np.float32
-    )
+    table = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
     images = table[:, :-1].reshape(-1, CHANNELS, SIDE, SIDE) / 8 - 1
-    return Batch(images, table[:, -1].astype(np.int64))
+    return Batch(images.astype(np.float32), table[:, -1].astype(np.int64))
 
 
 def parted(samples: Batch, seed: int, hold_out: float) -> tuple[Batch, Batch]:

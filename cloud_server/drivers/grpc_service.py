@@ -100,7 +100,7 @@ def start_service(
 ) -> tuple[grpc.Server, int]:
     """Listen; returns the running server and its port. Raises PortInUse."""
     server = grpc.server(
-        ThreadPoolExecutor(max_workers=8, thread_name_prefix="grpc"),
+        ThreadPoolExecutor(max_workers=16, thread_name_prefix="grpc"),
         options=_OPTIONS,
         maximum_concurrent_rpcs=MAX_CONCURRENT,
     )

@@ -215,7 +215,10 @@ class FleetLink:
             self._node_id = self._line.call("activate-node", hello, fleet_pb2.ActivateNodeResponse).node_id
             self.trouble = ""
         request = fleet_pb2.PullMessagesRequest(node=Node(node_id=self._node_id), message_ids=list(self._held))
+        began_s = time.monotonic()
         response = self._line.call("pull-messages", request, fleet_pb2.PullMessagesResponse, PULL_TIMEOUT_S)
+        if not response.messages_list and time.monotonic() - began_s < 1.0:
+            self._stop.wait(1.0)  # this fog does not hold pulls, or is about to stop: do not ask without a break
         for envelope in response.messages_list:
             try:
                 message = message_from_proto(envelope)
@@ -251,7 +254,9 @@ class FleetLink:
         failures = 0
         while not self._stop.is_set() and time.monotonic() < until_s:
             try:
-                self._line.call("push-messages", request, fleet_pb2.PushMessagesResponse, PULL_TIMEOUT_S)
+                response = self._line.call("push-messages", request, fleet_pb2.PushMessagesResponse, PULL_TIMEOUT_S)
+                if any(response.results.values()):
+                    log.info("the fog no longer waits for an answer; it was restarted, or the answer came late")
                 return
             except Rejected as error:
                 log.warning("a reply was dropped: %s", error)

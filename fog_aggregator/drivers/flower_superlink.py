@@ -42,7 +42,7 @@ from learning_core.errors import Malformed, StateError
 
 HOLD_S = 10.0  # how long a pull waits for a message before it is told that there is none
 OFFLINE_AFTER_S = 2 * HOLD_S  # every pull is a sign of life
-OFFLINE_AFTER_HANG_UP_S = 5.0  # a device whose held pull broke off has this long to come back
+OFFLINE_AFTER_HANG_UP_S = 10.0  # a device whose held pull broke off has this long to come back
 PROTOBUF = b"application/protobuf"
 
 _KEY, _STAMP, _SIGNATURE = (

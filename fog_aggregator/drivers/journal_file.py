@@ -33,6 +33,8 @@ CREATE TABLE rounds (
     settled TEXT CHECK (settled IN ('here', 'by the cloud'))
 );
 CREATE UNIQUE INDEX one_open_round ON rounds (state) WHERE state = 'open';
+CREATE INDEX unsettled ON rounds (number) WHERE state = 'closed' AND settled IS NULL;
+CREATE INDEX with_delta ON rounds (number) WHERE delta IS NOT NULL;
 CREATE TABLE charges (
     fog TEXT NOT NULL, round INTEGER NOT NULL,
     node_id TEXT NOT NULL REFERENCES devices (node_id) ON UPDATE CASCADE,
@@ -40,6 +42,7 @@ CREATE TABLE charges (
     PRIMARY KEY (fog, round, node_id)
 ) WITHOUT ROWID;
 CREATE TABLE outbox (round INTEGER PRIMARY KEY REFERENCES rounds (number), verdict TEXT, reason TEXT);
+CREATE INDEX unacknowledged ON outbox (round) WHERE verdict IS NULL;
 """
 
 

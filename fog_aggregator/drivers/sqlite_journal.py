@@ -183,6 +183,12 @@ class SqliteJournal:
         with self._file.read() as database:
             return int(database.execute("SELECT COUNT(*) FROM outbox WHERE verdict IS NULL").fetchone()[0])
 
+    def rounds_by_release(self) -> dict[int, int]:
+        """How many rounds were released on each release."""
+        with self._file.read() as database:
+            rows = database.execute("SELECT release, COUNT(*) FROM rounds WHERE state = 'closed' GROUP BY 1 ORDER BY 1")
+            return dict(rows.fetchall())
+
     def history(self, last: int) -> list[dict[str, Any]]:
         """The last rounds that ended, oldest first, as plain records for people."""
         with self._file.read() as database:

@@ -24,14 +24,14 @@ _SHAPE = re.compile(rb"'descr': *'([^']{1,16})'.{0,60}?'shape': *\(([0-9, ]*)\)"
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """One message. `peer`: the node id or address on the other side; `num_bytes`: of its content."""
+    """One message. `peer`: the node id or address on the other side; `size`: bytes of its content."""
 
     tier: Literal["device", "cloud"]
     direction: Literal["up", "down"]
     kind: str
     peer: str
     content: Mapping[str, Any]
-    num_bytes: int
+    size: int
 
 
 Tap = Callable[[Crossing], None]
@@ -49,8 +49,7 @@ class FileTap:
             raise StateError(f"the tap {path} cannot be written ({error.strerror}); set another path") from error
 
     def __call__(self, crossing: Crossing) -> None:
-        fields = asdict(crossing)
-        line = json.dumps({"at_s": round(time.time(), 3), "bytes": fields.pop("num_bytes"), **fields})
+        line = json.dumps({"at_s": round(time.time(), 3), **asdict(crossing)})
         with self._lock:
             if not self._file.closed:
                 self._file.write(line + "\n")

@@ -40,5 +40,4 @@ def serving_inputs(
         if adapter[LABEL_ROWS].shape != (len(new), delta.shape[1]):
             raise Malformed(f"{LABEL_ROWS} has shape {adapter[LABEL_ROWS].shape}, not {(len(new), delta.shape[1])}")
         delta[new] = adapter[LABEL_ROWS]
-    factors = {name: value for name, value in start.items()} | {name: adapter[name] for name in pairs.values()}
-    return factors | {LABEL_DELTA: delta}
+    return dict(start) | {name: adapter[name] for name in pairs.values()} | {LABEL_DELTA: delta}

@@ -15,7 +15,7 @@ LEAST_SPREAD = 1e-3  # a feature that never varies must not be divided by (almos
 
 
 class Judge(nn.Module):
-    """Two convolutions and two layers. Features leave it z-scored, so distances between them mean something as they are."""
+    """Two convolutions and two layers; features leave it z-scored, so distances between them mean something."""
 
     def __init__(self, channels: int, side: int, num_conditions: int) -> None:
         super().__init__()

@@ -143,7 +143,9 @@ def frozen_base(model: FlowImage) -> FlowImage:
 
 def frozen_weights(model: FlowImage) -> dict[str, Array]:
     """Weights of the base under the adapters, by `state_dict` name."""
-    own = {f"{path}.{leaf}" for path in (*linear_shapes(model.config), "label") for leaf in ("lora_A", "lora_B", "rows")}
+    own = {
+        f"{path}.{leaf}" for path in (*linear_shapes(model.config), "label") for leaf in ("lora_A", "lora_B", "rows")
+    }
     return {name: value for name, value in weights_of(model).items() if name not in own}
 
 

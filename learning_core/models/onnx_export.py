@@ -1,192 +1,117 @@
-"""Students and judges as ONNX graphs, written node by node from the models' own structure.
+"""Models as ONNX bytes that answer as torch does: every export is compared before it is handed out."""
 
-A tracing exporter takes many seconds and renames what adapters are addressed by; here every weight keeps its name, the
-adapters are inputs that default to "no change" with a symbolic rank, and each export is compared with torch before it
-is handed out.
-"""
-
-import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, numpy_helper
+from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from learning_core.errors import Malformed
-from learning_core.federation.lora_algebra import LABEL_DELTA
-from learning_core.models.flow_image import FlowImage, linear_shapes
-from learning_core.models.judge import FEATURES, Judge
-from learning_core.models.lora import build_student, read_adapter, start_factors, write_adapter
-from learning_core.models.onnx_graph import GraphBuilder
+from learning_core.errors import DewfallError, Malformed
+from learning_core.models.flow_image import FlowImage
+from learning_core.models.judge import Judge
+from learning_core.models.lora import AdaptedEmbedding, AdaptedLinear, build_student, start_factors
+from learning_core.models.onnx_graph import LABEL_DELTA, flow_image_graph, judge_graph
+from learning_core.models.onnx_writer import CONSTANT
 from learning_core.models.weights import as_array, as_tensor, weights_of
-from learning_core.params import Array, Params, shapes_of
+from learning_core.params import Array, Params
+from learning_core.samples import Batch
 
+Feed = Mapping[str, NDArray[Any]]
+Evaluate = Callable[[bytes, Feed], list[Array]]
 TOLERANCE = 1e-4
+PROBED = 4  # samples that every comparison uses
 
 
-def export_student(model: FlowImage, rank: int, alpha: float) -> bytes:
-    """A plain flow model with room for adapters.
+def by_reference(model: bytes, feed: Feed) -> list[Array]:
+    """All outputs, by the evaluator that defines the standard; slow, but it needs nothing else."""
+    return list(ReferenceEvaluator(onnx.load_from_string(model)).run(None, dict(feed)))
 
-    Inputs x: [B, C, H, W], t: [B], y: [B] int64 and, optional, "<path>.lora_A" [r, in], "<path>.lora_B" [out, r],
-    "label_delta" [num_conditions + 1, d]; outputs velocity [B, C, H, W], embedding [B, d]. The change of a layer is
-    alpha / rank * B A, whatever r is. Raises Malformed when the graph does not compute what torch does.
+
+def export_student(model: FlowImage, rank: int, alpha: float, probe: Batch, evaluate: Evaluate = by_reference) -> bytes:
+    """A plain student with room for adapters of any rank, B scaled by alpha / rank whatever rank is fed.
+
+    Compared with torch on some `probe` samples, as it is and with random adapters of two ranks, to 1e-4.
     """
-    graph = _student_graph(model, rank, alpha / rank)
-    _compare_student(graph, model, rank, alpha)
-    return bytes(graph.SerializeToString())
+    exported = flow_image_graph(model.config, weights_of(model), alpha / rank)
+    data: bytes = exported.SerializeToString(deterministic=True)
+    onnx.checker.check_model(exported, full_check=True)
+    _compare_student(data, model, probe, {}, evaluate)
+    for other in (rank, 2 * rank):
+        adapted = _random_student(model, other, alpha / rank * other)
+        _compare_student(data, adapted, probe, adapter_inputs(adapted), evaluate)
+    return data
 
 
-def export_judge(judge: Judge) -> bytes:
-    """Input x: [B, C, H, W]; outputs logits [B, K], features [B, 64]. Raises Malformed when parity fails."""
-    graph = _judge_graph(judge)
-    channels, side = judge.near.in_channels, _judge_side(judge)
-    images = np.random.default_rng(0).uniform(-1, 1, (5, channels, side, side)).astype(np.float32)
+def export_judge(judge: Judge, probe: Batch, evaluate: Evaluate = by_reference) -> bytes:
+    """The judge, compared with torch on some `probe` samples."""
+    channels, side = probe.features.shape[1:3]
+    exported = judge_graph(weights_of(judge), channels, side)
+    data: bytes = exported.SerializeToString(deterministic=True)
+    onnx.checker.check_model(exported, full_check=True)
+    images = probe.features[:PROBED]
     with torch.no_grad():
-        expected = [as_array(value) for value in judge(as_tensor(images))]
-    _compare(graph, {"x": images}, expected, "judge")
-    return bytes(graph.SerializeToString())
+        wanted = judge(as_tensor(images))
+    _compare(evaluate(data, {"x": images}), [as_array(value) for value in wanted])
+    return data
 
 
 def reweight(student_onnx: bytes, weights: Params) -> bytes:
-    """The same graph with other weights of the same names and shapes. Raises Malformed when they are not."""
-    model = onnx.load_model_from_string(student_onnx)
-    optional = {given.name for given in model.graph.input}
-    held = {
-        constant.name: constant
-        for constant in model.graph.initializer
-        if constant.name not in optional and not constant.name.startswith("constant.")
+    """The same graph with other weights. Raises Malformed unless names and shapes are exactly those it has."""
+    model = onnx.load_from_string(student_onnx)
+    optional = {entry.name for entry in model.graph.input}
+    present = {
+        number.name: number
+        for number in model.graph.initializer
+        if number.name not in optional and not number.name.startswith(CONSTANT)
     }
-    if {name: tuple(constant.dims) for name, constant in held.items()} != shapes_of(weights):
-        raise Malformed("these weights belong to another graph: their names or shapes differ; export the student anew")
-    for name, constant in held.items():
-        constant.CopyFrom(numpy_helper.from_array(np.array(weights[name], np.float32), name))
-    return bytes(model.SerializeToString())
+    odd = present.keys() ^ weights.keys()
+    odd |= {name for name in present.keys() & weights.keys() if tuple(present[name].dims) != weights[name].shape}
+    if odd:
+        raise Malformed(f"these weights belong to another graph: they differ at {', '.join(sorted(odd)[:4])}")
+    for name, number in present.items():
+        number.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weights[name], np.float32), name))
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
-def _student_graph(model: FlowImage, rank: int, factor: float) -> onnx.ModelProto:  # noqa: PLR0915 - node by node
-    config = model.config
-    width, heads, tokens = config.width, config.heads, config.tokens
-    grid, patch, channels = config.side // config.patch, config.patch, config.channels
-    image = ("B", channels, config.side, config.side)
-    g = GraphBuilder(weights_of(model))
-    x, t, y = g.input("x", image), g.input("t", ("B",)), g.input("y", ("B",), TensorProto.INT64)
-    adapted = linear_shapes(config)
-    ones = g.constant(np.ones(width, np.float32))
-    one = g.constant(np.array(1.0, np.float32))
-
-    def linear(path: str, rows: str) -> str:
-        """[N, in] -> [N, out], with the adapter's detour where there is one."""
-        base = g.node("Gemm", rows, g.weight(f"{path}.weight"), g.weight(f"{path}.bias"), transB=1)
-        if path not in adapted:
-            return base
-        out, size = adapted[path]
-        a = g.adapter_input(f"{path}.lora_A", (rank, size), ("r", size))
-        b = g.adapter_input(f"{path}.lora_B", (out, rank), (out, "r"))
-        return g.node("Gemm", g.node("Gemm", rows, a, transB=1), b, base, transB=1, alpha=factor)
-
-    def silu(value: str) -> str:
-        return g.node("Mul", value, g.node("Sigmoid", value))
-
-    def modulate(value: str, shift: str, stretch: str) -> str:
-        normal = g.node("LayerNormalization", value, ones, axis=-1, epsilon=1e-5)
-        return g.node("Add", g.node("Mul", normal, g.node("Add", stretch, one)), shift)
-
-    def attend(rows: str) -> str:
-        packed = g.reshape(linear(f"{path}.qkv", rows), -1, tokens, 3, heads, width // heads)
-        query, key, value = g.split(packed, 3, axis=2)
-        query, value = (_heads_first(g, each, tokens, heads, width, (0, 2, 1, 3)) for each in (query, value))
-        key = _heads_first(g, key, tokens, heads, width, (0, 2, 3, 1))
-        softness = g.constant(np.array(1 / math.sqrt(width // heads), np.float32))
-        weights = g.node("Softmax", g.node("MatMul", g.node("Mul", query, softness), key), axis=-1)
-        mixed = g.node("Transpose", g.node("MatMul", weights, value), perm=(0, 2, 1, 3))
-        return linear(f"{path}.proj", g.reshape(mixed, -1, width))
-
-    angles = g.node("Mul", g.reshape(t, -1, 1), g.constant(as_array(model.get_buffer("frequencies"))))
-    timed = linear("tm.0", g.node("Concat", g.node("Cos", angles), g.node("Sin", angles), axis=1))
-    timed = linear("tm.2", silu(timed))
-    labels = (config.num_conditions + 1, width)
-    table = g.node("Add", g.weight("label.weight"), g.adapter_input(LABEL_DELTA, labels, labels))
-    condition = silu(g.node("Add", timed, g.node("Gather", table, y)))
-    modulation = g.reshape(linear("ada", condition), -1, 6, width)
-
-    cut = g.node("Transpose", g.reshape(x, -1, channels, grid, patch, grid, patch), perm=(0, 2, 4, 1, 3, 5))
-    hidden = g.reshape(linear("patchify", g.reshape(cut, -1, config.patch_values)), -1, tokens, width)
-    hidden = g.node("Add", hidden, g.weight("position"))
-    for index in range(config.depth):
-        path = f"blocks.{index}"
-        parts = g.split(g.node("Add", modulation, g.weight(f"{path}.table")), 6, axis=1)
-        shift_a, stretch_a, gate_a, shift_m, stretch_m, gate_m = parts
-        update = g.reshape(attend(g.reshape(modulate(hidden, shift_a, stretch_a), -1, width)), -1, tokens, width)
-        hidden = g.node("Add", hidden, g.node("Mul", gate_a, update))
-        inner = linear(f"{path}.fc1", g.reshape(modulate(hidden, shift_m, stretch_m), -1, width))
-        update = g.reshape(linear(f"{path}.fc2", g.node("Gelu", inner)), -1, tokens, width)
-        hidden = g.node("Add", hidden, g.node("Mul", gate_m, update))
-
-    shift, stretch = g.split(g.reshape(linear("adao", condition), -1, 2, width), 2, axis=1)
-    values = linear("out", g.reshape(modulate(hidden, shift, stretch), -1, width))
-    joined = g.node("Transpose", g.reshape(values, -1, grid, grid, channels, patch, patch), perm=(0, 3, 1, 4, 2, 5))
-    g.output(g.reshape(joined, -1, channels, config.side, config.side), "velocity", image)
-    mean = g.node("ReduceMean", hidden, g.constant(np.array([1], np.int64)), keepdims=0)
-    g.output(mean, "embedding", ("B", width))
-    return g.build("flow_image")
+def adapter_inputs(model: FlowImage) -> dict[str, Array]:
+    """What to feed the graph of the base so that it answers as this model with its adapters does."""
+    feed: dict[str, Array] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, AdaptedLinear):
+            feed |= {f"{path}.lora_A": as_array(module.lora_A), f"{path}.lora_B": as_array(module.lora_B)}
+        if isinstance(module, AdaptedEmbedding):
+            feed[LABEL_DELTA] = as_array(module.merged() - module.weight)
+    return feed
 
 
-def _heads_first(g: GraphBuilder, part: str, tokens: int, heads: int, width: int, order: tuple[int, ...]) -> str:
-    return g.node("Transpose", g.reshape(part, -1, tokens, heads, width // heads), perm=order)
-
-
-def _judge_graph(judge: Judge) -> onnx.ModelProto:
-    weights = weights_of(judge)
-    g = GraphBuilder(weights)
-    side, channels, num_conditions = _judge_side(judge), judge.near.in_channels, judge.head.out_features
-    seen = g.input("x", ("B", channels, side, side))
-    for path in ("near", "far"):
-        around = {"pads": (1, 1, 1, 1), "kernel_shape": (3, 3)}
-        seen = g.node("Gelu", g.node("Conv", seen, g.weight(f"{path}.weight"), g.weight(f"{path}.bias"), **around))
-    flat = g.node("Flatten", g.node("MaxPool", seen, kernel_shape=(2, 2), strides=(2, 2)), axis=1)
-    raw = g.node("Gelu", g.node("Gemm", flat, g.weight("features.weight"), g.weight("features.bias"), transB=1))
-    logits = g.node("Gemm", raw, g.weight("head.weight"), g.weight("head.bias"), transB=1)
-    centred = g.node("Sub", raw, g.weight("feature_mean"))
-    g.output(logits, "logits", ("B", num_conditions))
-    g.output(g.node("Div", centred, g.weight("feature_spread")), "features", ("B", FEATURES))
-    return g.build("judge")
-
-
-def _judge_side(judge: Judge) -> int:
-    return 2 * math.isqrt(judge.features.in_features // judge.far.out_channels)
-
-
-def _compare_student(graph: onnx.ModelProto, model: FlowImage, rank: int, alpha: float) -> None:
-    """Without an adapter, and with random ones of the declared rank and of another."""
-    config, rng = model.config, np.random.default_rng(0)
-    images = rng.uniform(-1, 1, (3, config.channels, config.side, config.side)).astype(np.float32)
-    feed = {
-        "x": images,
-        "t": rng.uniform(0, 1, 3).astype(np.float32),
-        "y": np.array([0, config.num_conditions - 1, config.num_conditions]),
-    }
+def _random_student(model: FlowImage, rank: int, alpha: float) -> FlowImage:
+    """The model with an adapter that changes all it can, label rows included."""
+    student = build_student(model.config, weights_of(model), start_factors(model.config, rank, seed=rank), alpha, ())
+    generator = torch.Generator().manual_seed(rank)
     with torch.no_grad():
-        _compare(graph, feed, _torch_outputs(model, feed), "student")
-        for used in (rank, rank + 3):
-            start = start_factors(config, used, seed=used)
-            adapted = build_student(config, weights_of(model), start, alpha * used / rank, range(config.num_conditions))
-            adapter = {
-                name: rng.normal(0, 0.05, value.shape).astype(np.float32)
-                for name, value in read_adapter(adapted).items()
-            }
-            write_adapter(adapted, adapter)
-            _compare(graph, {**feed, **start, **adapter}, _torch_outputs(adapted, feed), f"student at rank {used}")
+        for value in student.parameters():
+            if value.requires_grad:
+                value.copy_(0.1 * torch.randn(value.shape, generator=generator))
+    return student
 
 
-def _torch_outputs(model: FlowImage, feed: Params) -> list[Array]:
-    x, t, y = as_tensor(feed["x"]), as_tensor(feed["t"]), torch.tensor(feed["y"])
-    return [as_array(model(x, t, y)), as_array(model.hidden(x, model.condition(t, y)).mean(dim=1))]
+def _compare_student(data: bytes, model: FlowImage, probe: Batch, adapter: Params, evaluate: Evaluate) -> None:
+    images = probe.features[:PROBED]
+    times = np.linspace(0, 1, len(images), dtype=np.float32)
+    labels = probe.conditions[:PROBED].copy()
+    labels[-1] = model.config.null_condition
+    x, t, y = as_tensor(images), as_tensor(times), torch.from_numpy(labels)
+    with torch.no_grad():
+        wanted = [as_array(model(x, t, y)), as_array(model.hidden(x, model.condition(t, y)).mean(dim=1))]
+    _compare(evaluate(data, {"x": images, "t": times, "y": labels, **adapter}), wanted)
 
 
-def _compare(graph: onnx.ModelProto, feed: Params, expected: list[Array], what: str) -> None:
-    got = ReferenceEvaluator(graph).run(None, dict(feed))
-    for mine, theirs in zip(expected, got, strict=True):
-        apart = float(np.abs(mine - theirs).max())
-        if not apart <= TOLERANCE:
-            raise Malformed(f"the exported {what} differs from the model by {apart:.2g}; this is a defect, report it")
+def _compare(given: list[Array], wanted: list[Array]) -> None:
+    apart = max(float(np.abs(one - other).max()) for one, other in zip(given, wanted, strict=True))
+    if not apart <= TOLERANCE:
+        raise DewfallError(f"the exported graph and torch differ by {apart:.2g}; do not release this model")

@@ -16,7 +16,8 @@ import psutil
 from rich.console import Console
 
 from simulations import report
-from simulations.bench.small_fleet import PAYLOADS, SmallFleet
+from simulations.bench.fog_and_device import PAYLOADS
+from simulations.bench.small_fleet import SmallFleet
 from simulations.bench.stock_flower import StockFlower
 from simulations.report import Claim
 

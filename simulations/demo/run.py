@@ -18,7 +18,7 @@ from rich.live import Live
 
 from cloud_server.app import issue_token, open_registry
 from cloud_server.drivers.digits import load_digits, parted
-from fog_aggregator.app import make_token
+from fog_aggregator.operations import make_token
 from learning_core.errors import DewfallError
 from learning_core.params import Array
 from learning_core.samples import Batch

@@ -109,6 +109,8 @@ def content_of(story: Story, found: Sequence[Claim]) -> dict[str, Any]:
             "real": "processes, Flower, gRPC and TLS, ONNX Runtime, SQLite, the digits, the learning",
         },
         "rounds": {fog: status["rounds"] for fog, status in final.fogs.items()},
+        "shared": final.cloud["shared"],
+        "ledgers": {fog: status["ledger"] for fog, status in final.fogs.items()},
         "releases": final.releases,
         "devices": {twin.name: device(story, twin) for twin in story.twins},
         "privacy": privacy(final),

@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import pytest
 
+from cloud_server.drivers.sqlite_registry import SqliteRegistry
 from cloud_server.exchange import digest_of_secret
 from learning_core.params import Shapes
 from learning_core.updates import Aggregate, ModelVersion
@@ -96,7 +97,7 @@ def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "cloud.toml").write_text(TINY.format(state=folder / "state"))
     first = subprocess.Popen(command("init", "--config", folder / "cloud.toml", "--json-progress"), cwd=ROOT)
     judge = folder / "state" / "init" / "judge.safetensors"
-    wait_for(judge.exists)
+    wait_for(lambda: judge.exists() or first.poll() is not None)
     orphans = children_of(first.pid)
     first.kill()
     first.wait()
@@ -202,6 +203,11 @@ def test_a_release_is_made_and_published_once_though_its_process_is_killed_at_ea
         fog.fetch(2, tmp_path / "mirror")
         process.send_signal(signal.SIGTERM)
         assert process.wait(5) == 0
+    registry = SqliteRegistry.open(tmp_path / "state" / "registry.sqlite")
+    events = [event for _, event, _ in registry.audit()]
+    registry.close()
+    assert events.count("distillation interrupted") >= 3  # the last kill may come when all is done
+    assert events.count("published") == 2
     key = read_release_key(tmp_path / "state" / "release.pub")
     assert verify_release(tmp_path / "mirror", key).version == 2
     listed = json.loads(run("releases", "--config", cloud, "--json").stdout)
@@ -233,10 +239,11 @@ def test_a_serving_cloud_that_is_killed_goes_on_and_counts_nothing_twice(cloud: 
         assert fog.push(2, ModelVersion(1, 1), shapes).verdict is AckVerdict.DUPLICATE
         wait_for(lambda: fog.latest().release == 2)
         assert "release 2 replaced" in fog.push(3, ModelVersion(1, 2), shapes).reason
-        wait_for(lambda: status(cloud)["distilling"] is None)
+        wanted = {"counted": 2, "buffered": 0, "refused": 1}
+        wait_for(lambda: status(cloud)["fogs"]["fog-a"]["aggregates"] == wanted)  # type: ignore[index]
     told = status(cloud)
+    assert told["distilling"] is None
     assert [each["version"] for each in told["releases"]] == [1, 2]  # type: ignore[attr-defined]
-    assert told["fogs"]["fog-a"]["aggregates"] == {"counted": 2, "buffered": 0, "refused": 1}  # type: ignore[index]
 
 
 def test_a_second_cloud_on_the_same_state_or_port_is_refused_in_one_sentence(cloud: Path, tmp_path: Path):

@@ -94,7 +94,7 @@ def fresh_judge() -> Judge:
 def test_a_quality_covers_all_conditions_and_parts_them_into_old_and_new():
     judge = fresh_judge()
     held_out = Batch(np.random.default_rng(0).normal(size=(40, 1, 4, 4)).astype(np.float32), balanced(range(4), 10))
-    images, asked = exam(flow_image_of(CONFIG, BASE.weights), SAMPLER, 5, 0)
+    images, asked = exam(flow_image_of(CONFIG, BASE.weights), range(4), SAMPLER, 5, 0)
     some, everything = assess(images, asked, judge, held_out, KNOWN), assess(images, asked, judge, held_out, range(4))
     assert set(some.fidelity) == {0, 1, 2, 3}
     assert some.images_per_condition == 5

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from edge_agent.config import Limits
@@ -19,7 +21,7 @@ def device(temp=known(50.0), throttled=unknown(), charge=known(0.8), plugged=kno
     return Telemetry(temp, throttled, charge, plugged)
 
 
-FINE = Situation(paused=False, budget_left=True, release=1, samples=100)
+FINE = Situation(paused=False, can_learn=True, budget_left=True, release=1, samples=100)
 WAS_HOT = Decision(Action.WAIT, Reason.HEAT, "")
 
 CASES = [
@@ -38,11 +40,12 @@ CASES = [
     (device(charge=unknown(), plugged=known(1.0)), FINE, Reason.READY),
     (device(charge=unknown(Quality.DENIED), plugged=unknown(Quality.DENIED)), FINE, Reason.CHARGE_UNKNOWN),
     (device(charge=unknown(), plugged=known(0.0)), FINE, Reason.CHARGE_UNKNOWN),
-    (device(), Situation(True, True, 1, 100), Reason.PAUSED),
-    (device(), Situation(False, False, 1, 100), Reason.BUDGET),
-    (device(), Situation(False, True, None, 100), Reason.NO_RELEASE),
-    (device(), Situation(False, True, 1, 7), Reason.FEW_SAMPLES),
-    (device(temp=known(90.0)), Situation(False, True, None, 0), Reason.HEAT),  # what harms now is said first
+    (device(), replace(FINE, paused=True), Reason.PAUSED),
+    (device(), replace(FINE, can_learn=False), Reason.NOT_INSTALLED),
+    (device(), replace(FINE, budget_left=False), Reason.BUDGET),
+    (device(), replace(FINE, release=None), Reason.NO_RELEASE),
+    (device(), replace(FINE, samples=7), Reason.FEW_SAMPLES),
+    (device(temp=known(90.0)), replace(FINE, release=None, samples=0), Reason.HEAT),  # what harms now is said first
 ]
 
 
@@ -51,7 +54,7 @@ def test_what_the_device_may_do_and_why(telemetry, situation, reason):
     decision = decide(telemetry, LIMITS, situation)
     assert decision.reason is reason
     assert (decision.action is Action.TRAIN) == (reason is Reason.READY)
-    assert (decision.action is Action.SERVE_ONLY) == (reason in {Reason.PAUSED, Reason.BUDGET})
+    assert (decision.action is Action.SERVE_ONLY) == (reason in {Reason.PAUSED, Reason.NOT_INSTALLED, Reason.BUDGET})
     assert decision.sentence
 
 

@@ -12,6 +12,7 @@ from edge_agent.drivers.spool_source import SpoolSource
 from edge_agent.drivers.sqlite_memory import SqliteMemory
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.ingest import take_in
+from learning_core.errors import StateError
 from learning_core.memory.novelty import Rule
 from protos.codec import encode_tensors
 
@@ -155,6 +156,19 @@ def test_another_release_embeds_memory_anew_and_forgets_what_it_has_no_place_for
     kept = device.memory.kept()
     assert kept.embeddings.shape[1] == 3
     assert set(kept.conditions) <= {5, 6}
+
+
+def test_a_full_disk_is_said_in_one_sentence_and_nothing_is_lost(device):
+    device.take_in()
+    device.drop("a.safetensors", samples(200))
+    pages = device.database.rows("PRAGMA page_count")[0][0]
+    device.database.rows(f"PRAGMA max_page_count = {pages}")  # as SQLite sees a full disk
+    with pytest.raises(StateError, match="free disk space"):
+        device.take_in()
+    assert device.files() == ["a.safetensors"]
+    device.database.rows("PRAGMA max_page_count = 100000")
+    device.take_in()
+    assert device.database.counts()["seen"] == 200
 
 
 KILLED = """

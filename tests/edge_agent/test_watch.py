@@ -18,7 +18,7 @@ class Simulated:
 class World:
     def __init__(self):
         self.device, self.turns, self.now_s = Simulated(), [], 0.0
-        self.situation = Situation(paused=False, budget_left=True, release=1, samples=99)
+        self.situation = Situation(paused=False, can_learn=True, budget_left=True, release=1, samples=99)
         self.watch = Watch(self.device, Limits(), lambda: self.situation, self.turns.append, clock=lambda: self.now_s)
 
     def at(self, temp_c):

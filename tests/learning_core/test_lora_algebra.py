@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learning_core.errors import Malformed
+from learning_core.federation.lora_algebra import serving_inputs, zero_adapter
+from learning_core.models.flow_image import FlowImageConfig
+from learning_core.models.lora import adapter_shapes, start_factors
+
+TINY = FlowImageConfig(side=4, width=8, depth=1, heads=2, num_conditions=4)
+KNOWN = (0, 2)
+
+
+def adapter(rank: int = 2, known: tuple[int, ...] = KNOWN) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=s).astype(np.float32) for name, s in adapter_shapes(TINY, rank, known).items()}
+
+
+def test_label_rows_land_at_the_conditions_the_base_does_not_know():
+    given_adapter = adapter()
+    delta = serving_inputs(start_factors(TINY, 2, 0), given_adapter, 4, KNOWN)["label_delta"]
+    assert delta.shape == (5, 8)
+    np.testing.assert_array_equal(delta[[1, 3]], given_adapter["label_rows"])
+    assert not delta[[0, 2, 4]].any()
+
+
+def test_every_factor_is_fed_as_it_is():
+    start, given_adapter = start_factors(TINY, 2, 0), adapter()
+    fed = serving_inputs(start, given_adapter, 4, KNOWN)
+    assert fed.keys() == start.keys() | (given_adapter.keys() - {"label_rows"}) | {"label_delta"}
+    assert all(fed[name] is value for name, value in start.items())
+
+
+def test_a_release_that_knows_everything_still_gets_a_label_delta_of_zeros():
+    fed = serving_inputs(start_factors(TINY, 2, 0), adapter(known=(0, 1, 2, 3)), 4, (0, 1, 2, 3))
+    assert not fed["label_delta"].any()
+
+
+def test_the_zero_adapter_feeds_zeros_only():
+    shapes = adapter_shapes(TINY, 2, KNOWN)
+    fed = serving_inputs(start_factors(TINY, 2, 0), zero_adapter(shapes), 4, KNOWN)
+    assert not any(value.any() for name, value in fed.items() if not name.endswith("lora_A"))
+
+
+@given(st.sampled_from(sorted(adapter())), st.sampled_from(["drop", "rename", "reshape"]))
+def test_an_adapter_that_lacks_or_bends_anything_is_refused(name, damage):
+    broken = adapter()
+    value = broken.pop(name)
+    if damage == "rename":
+        broken[name + "x"] = value
+    if damage == "reshape":
+        broken[name] = value[:, :-1]
+    with pytest.raises(Malformed, match=name.split(".lora")[0]):
+        serving_inputs(start_factors(TINY, 2, 0), broken, 4, KNOWN)
+
+
+def test_factors_of_another_rank_are_refused():
+    with pytest.raises(Malformed, match="does not go with"):
+        serving_inputs(start_factors(TINY, 3, 0), adapter(rank=2), 4, KNOWN)
