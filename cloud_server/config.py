@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from protos.settings import Section
 
 
-class Listen(BaseModel, frozen=True, extra="forbid"):
+class Listen(Section):
     """Where fogs find us. `names`: further host names or addresses the certificate is to hold."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
@@ -13,7 +15,7 @@ class Listen(BaseModel, frozen=True, extra="forbid"):
     names: tuple[str, ...] = ()
 
 
-class Network(BaseModel, frozen=True, extra="forbid"):
+class Network(Section):
     """Size and training of one generator."""
 
     width: int = Field(default=64, ge=4, le=1024)
@@ -23,7 +25,7 @@ class Network(BaseModel, frozen=True, extra="forbid"):
     learning_rate: float = Field(default=2e-2, gt=0, le=1)
 
 
-class Training(BaseModel, frozen=True, extra="forbid"):
+class Training(Section):
     """How the first release is made. Base conditions are all that teacher and student ever see of real data."""
 
     seed: int = Field(default=0, ge=0)
@@ -37,7 +39,7 @@ class Training(BaseModel, frozen=True, extra="forbid"):
     alpha: float = Field(default=16.0, gt=0)
 
 
-class Gates(BaseModel, frozen=True, extra="forbid"):
+class Gates(Section):
     """What a candidate must reach to be published. Fidelities are shares 0..1."""
 
     min_new_gain: float = Field(default=0.05, ge=-1, le=1)
@@ -47,7 +49,7 @@ class Gates(BaseModel, frozen=True, extra="forbid"):
     known_from: float = Field(default=0.8, ge=0, le=1)  # a new condition this good counts as known from then on
 
 
-class DeviceGates(BaseModel, frozen=True, extra="forbid"):
+class DeviceGates(Section):
     """What a device's own adapter must reach on the golden set before it is served; part of each manifest."""
 
     max_fidelity_drop: float = Field(default=0.02, ge=0, le=1)
@@ -55,7 +57,7 @@ class DeviceGates(BaseModel, frozen=True, extra="forbid"):
     max_out_of_range: float = Field(default=0.1, ge=0, le=1)
 
 
-class Release(BaseModel, frozen=True, extra="forbid"):
+class Release(Section):
     """When a release is due, how it is distilled, sampled and examined."""
 
     steps_per_release: int = Field(default=4, ge=1)
@@ -73,7 +75,7 @@ class Release(BaseModel, frozen=True, extra="forbid"):
     device_gates: DeviceGates = DeviceGates()
 
 
-class Settings(BaseModel, frozen=True, extra="forbid"):
+class Settings(Section):
     """Everything, as in the file given to --config."""
 
     state: Path = Path("cloud-state")

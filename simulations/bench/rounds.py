@@ -121,7 +121,9 @@ def run(out: Path, count: int, stock: bool, *, as_json: bool = False) -> None:
         "adapter_p95_s": p95(adapter),
         "simulated": False,
     }
-    peers = {"flower": {"what": "one FedAvg round, train only", "seconds": measured["flower_s"]}} if stock else {}
+    flower = measured["flower_s"]
+    what = "one round of FedAvg, train only, without TLS and keys"
+    peers = {"flower": {"what": what, "seconds": flower, "median_s": median(flower)}} if flower else {}
     content = report.document(found, figures, peers, [0])
     report.write(out, content, _page(found, measured, figures))
     report.show(found, out, content, as_json=as_json)

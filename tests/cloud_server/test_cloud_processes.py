@@ -283,6 +283,6 @@ def test_an_unknown_setting_is_named_with_the_one_that_was_meant(tmp_path: Path)
 
 def test_the_settings_may_come_from_the_environment_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "cloud.toml").write_text("")
-    monkeypatch.setenv("DEWFALL__RELEASE__PATIENCE_S", "7")
+    monkeypatch.setenv("DEWFALL_CLOUD__RELEASE__PATIENCE_S", "7")
     done = run("config", "check", "--json", "--config", tmp_path / "cloud.toml")
     assert json.loads(done.stdout)["release"]["patience_s"] == 7
