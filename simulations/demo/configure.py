@@ -120,7 +120,7 @@ def release_key(places: Places) -> str:
 
 def toml(values: Mapping[str, Any]) -> str:
     """Plain values first, then one table per nested mapping. Strings as JSON writes them, which TOML reads the same."""
-    plain = [f"{key} = {json.dumps(value)}" for key, value in values.items() if not isinstance(value, Mapping)]
+    plain = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if not isinstance(value, Mapping)]
     tables = [f"\n[{key}]\n{toml(value)}" for key, value in values.items() if isinstance(value, Mapping)]
     return "\n".join([*plain, *tables]).strip() + "\n"
 

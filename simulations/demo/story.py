@@ -201,6 +201,8 @@ def fields(content: Mapping[str, Any], prefix: str = "") -> list[str]:
             found.append(f"{prefix}{name}: {about}")
         elif "shape" in about:
             found.append(f"{prefix}{name}: {about['dtype']}{about['shape']}")
+        elif isinstance(about.get("bytes"), int):
+            found.append(f"{prefix}{name}: {about['bytes']} bytes")
         else:
             found += fields(about, f"{prefix}{name}/")
     return found
