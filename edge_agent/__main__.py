@@ -1,6 +1,7 @@
 """`python -m edge_agent`: run a device's agent, and speak with the one that runs."""
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -27,6 +28,8 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
+M_ARENA_MAX = -8
+
 ConfigOption = Annotated[Path, typer.Option("--config", help="The device's settings, a TOML file.")]
 MaybeConfig = Annotated[Path | None, typer.Option("--config", help="The device's settings, a TOML file.")]
 MaybeState = Annotated[Path | None, typer.Option("--state", help="The agent's state folder, instead of --config.")]
@@ -38,6 +41,7 @@ def run(config: ConfigOption) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    _keep_memory_together()
     from edge_agent.app import Agent
 
     _log_to_stderr()
@@ -113,6 +117,12 @@ def check(config: ConfigOption) -> None:
     """See whether a settings file is right, without starting anything."""
     settings = _settings(config)
     _print(f"{config} is right: {settings.name} belongs to the fog at {settings.fog.address}")
+
+
+def _keep_memory_together() -> None:
+    """Two malloc arenas instead of eight a core: what many threads free can be used again (glibc's mallopt(3))."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def main() -> None:

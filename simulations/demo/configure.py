@@ -13,7 +13,7 @@ CLIP_NORM = 6.0
 NOISE_MULTIPLIER = 0.003
 SAMPLE_RATE = 0.9
 TARGET_DELTA = 1e-3
-ROUNDS_PER_RELEASE = 5
+ROUNDS_PER_RELEASE = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ def fog(places: Places, name: str, port: int, cloud_port: int, token: str) -> Pa
             },
             "rounds": {
                 "min_devices": 3,
+                "min_ready": 2,
                 "status_deadline_s": 2.0,
                 "deadline_s": 30.0,
                 "round_pause_s": 0.1,
@@ -120,7 +121,11 @@ def release_key(places: Places) -> str:
 
 def toml(values: Mapping[str, Any]) -> str:
     """Plain values first, then one table per nested mapping. Strings as JSON writes them, which TOML reads the same."""
-    plain = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if not isinstance(value, Mapping)]
+    plain = [
+        f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        for key, value in values.items()
+        if not isinstance(value, Mapping)
+    ]
     tables = [f"\n[{key}]\n{toml(value)}" for key, value in values.items() if isinstance(value, Mapping)]
     return "\n".join([*plain, *tables]).strip() + "\n"
 

@@ -18,7 +18,7 @@ INK, OLD_COLOUR, NEW_COLOUR, LOAD = "#17252a", "#12715b", "#c0592b", "#e8b04b"
 
 def page(story: Story, found: Sequence[Claim], content: Mapping[str, Any]) -> str:
     """The whole page, self-contained."""
-    tiles = "".join(_tile(claim) for claim in found[:6])
+    tiles = "".join(_tile(claim) for claim in found if claim.unit in {"s", "share"})
     lead = (
         "<p>One cloud, two fogs and six devices ran as real processes on this machine. The cloud's student knew the "
         "digits 0-4; the devices saw 5-9, each its own mix, and nothing but adapters, counts and metrics left them. "
@@ -66,7 +66,12 @@ def page(story: Story, found: Sequence[Claim], content: Mapping[str, Any]) -> st
         "Rounds": "".join(_rounds(fog, rounds) for fog, rounds in content["rounds"].items()),
         "Privacy": f'<p class="note">{html.escape(content["privacy"]["in_words"])}</p>'
         + report.table(
-            ("figure", "value"), [(key, str(value)) for key, value in content["privacy"].items() if key != "in_words"]
+            ("figure", "value"),
+            [
+                (key, value)
+                for key, value in content["privacy"].items()
+                if not isinstance(value, dict) and key != "in_words"
+            ],
         ),
         "What crossed the tiers": _crossed(content),
         "Where the time went": report.picture(_time(story), "seconds of each phase"),
@@ -226,10 +231,13 @@ def _crossed(content: Mapping[str, Any]) -> str:
 
 
 def _short(fields: Sequence[str]) -> list[str]:
-    """The adapter's many arrays as one entry."""
-    arrays = [each for each in fields if "lora_B" in each or "label_rows" in each]
-    others = [each for each in fields if each not in arrays]
-    return [*others, f"{len(arrays)} adapter arrays (lora_B, label_rows)"] if arrays else others
+    """Many arrays as one entry: an adapter's, or those of a release's files on their way down."""
+    release = [each for each in fields if each.startswith("data/") or each == "data: bytes"]
+    arrays = [each for each in fields if each not in release and ("lora_B" in each or "label_rows" in each)]
+    shown = [each for each in fields if each not in arrays and each not in release]
+    if arrays:
+        shown.append(f"{len(arrays)} adapter arrays (lora_B, label_rows)")
+    return [*shown, "pieces of a release's files"] if release else shown
 
 
 def _round(value: float | None) -> object:

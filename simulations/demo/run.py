@@ -216,8 +216,8 @@ def watch(
 
 
 def pictures(places: Places, device: str) -> Array:
-    """The same ten requests every time: one image of each condition, [10, C, H, W]."""
-    return images(places.socket(device), [*OLD, *NEW], PICTURE_SEED)
+    """A device's own ten requests, the same every time: one image of each condition, [10, C, H, W]."""
+    return images(places.socket(device), [*OLD, *NEW], PICTURE_SEED + DEVICES.index(device))
 
 
 def _remove(path: Path) -> None:
