@@ -30,7 +30,7 @@ def run(command: FitCommand, report: Callable[[Progress], None]) -> None:
     folder, release = Path(command.folder), Path(command.release)
     manifest = decode_manifest((release / MANIFEST).read_bytes())
     model = student(release, manifest)
-    recipe = Recipe(command.steps, command.batch, command.learning_rate, seed=command.seed)
+    recipe = Recipe(steps=command.steps, batch=command.batch, learning_rate=command.learning_rate, seed=command.seed)
     samples = decode_samples((folder / SAMPLES).read_bytes())
     state = _state(folder, manifest)
     losses = [0.0]

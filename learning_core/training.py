@@ -19,16 +19,17 @@ FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.99, 1e-8
 LAST_RATE = 0.1  # share of the learning rate that is left at the end
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How a device learns: mostly new samples, a share of each batch rehearses old conditions; label rows go faster.
+    """How a device learns: a share of each batch rehearses old conditions; label rows go faster.
 
-    The rate falls in a straight line to a tenth, which makes updates a quarter shorter at the same progress.
+    The rate falls in a straight line to a tenth, which makes updates a quarter shorter at the same progress. With half
+    of each batch rehearsed a device's own candidate passes its golden set; with a quarter, only the fleet's mean does.
     """
 
-    steps: int = 100
+    steps: int = 60
     batch: int = 32
-    rehearsal_share: float = 0.25
+    rehearsal_share: float = 0.5
     learning_rate: float = 1.5e-2
     label_row_boost: float = 3.0
     max_grad_norm: float = 1.0

@@ -59,8 +59,8 @@ class Setting:
         return Recipe(steps=self.local_steps, seed=self.seed)
 
 
-def federate(ask: Ask, base: Base, setting: Setting, on_round: Callable[[int, Params], None]) -> Params:
-    """Poisson sampling, local learning, clipping, a noised mean over the expected cohort, again; the last adapter."""
+def federate(ask: Ask, base: Base, setting: Setting, on_round: Callable[[int, Params], None]) -> None:
+    """Poisson sampling, local learning, clipping, a noised mean over the expected cohort; `on_round` sees each."""
     rng = np.random.default_rng([setting.seed, 2])
     shared: Params = params.zeros(base.shapes)
     for number in range(1, setting.rounds + 1):
@@ -85,7 +85,6 @@ def federate(ask: Ask, base: Base, setting: Setting, on_round: Callable[[int, Pa
         change = noisy_mean(total, base.shapes, setting.clip_norm, setting.noise_multiplier, expected, rng)
         shared = params.add(shared, change)
         on_round(number, shared)
-    return shared
 
 
 def play(

@@ -122,7 +122,7 @@ def test_who_keeps_dying_ends_the_demo_with_its_last_words(tmp_path):
 
     with Household(tmp_path) as house:
         house.start("broken", "no_such_module_anywhere")
-        with pytest.raises(DewfallError, match="(?s)broken keeps ending.*no_such_module_anywhere"):
+        with pytest.raises(DewfallError, match=r"(?s)broken keeps ending.*no_such_module_anywhere"):
             keep_tending()
         assert house.members["broken"].restarts == MAX_RESTARTS
 
