@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 from rich.console import Console
 
@@ -36,7 +37,7 @@ Leashed = Annotated[bool, typer.Option("--leashed", hidden=True)]
 def init(
     config: Config = None,
     state: State = None,
-    data: Annotated[str | None, typer.Option(help="What to learn from: digits.")] = None,
+    data: Annotated[str | None, typer.Option(help="What to learn from.", click_type=click.Choice(["digits"]))] = None,
     json_progress: Lines = False,
 ) -> None:
     """Train judge, teacher and student, examine them, and publish release 1. Run it again to go on where it stopped."""
@@ -163,10 +164,13 @@ def main() -> None:
     except DewfallError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(error.exit_code) from None
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"{error.name} is not installed; install the extra `cloud` of dewfall\n")
+        raise SystemExit(1) from None
 
 
 def _settings(config: Path | None, state: Path | None, data: str | None = None) -> Settings:
-    settings = load(Settings, config, os.environ, "DEWFALL_CLOUD") if config else Settings()
+    settings = load(Settings, config, os.environ, "DEWFALL_CLOUD")
     given = {name: value for name, value in (("state", state), ("data", data)) if value is not None}
     return Settings.model_validate(settings.model_dump() | given) if given else settings
 

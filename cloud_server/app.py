@@ -27,6 +27,7 @@ from learning_core.params import Shapes
 from learning_core.updates import ModelVersion
 from protos.cloud_messages import is_fog_name
 from protos.codec import encode_params
+from protos.release import Manifest
 from protos.state_folder import StateFolder, write_atomically
 
 MAX_ATTEMPTS = 5
@@ -37,10 +38,14 @@ RETRY_S = 1.0
 
 def open_registry(state: Path) -> SqliteRegistry:
     """The registry of an initialised state. Raises StateError."""
+    return SqliteRegistry.open(_registry_in(state))
+
+
+def _registry_in(state: Path) -> Path:
     path = Places(state).registry
     if not path.is_file():
         raise StateError(f"{state} holds no cloud yet; run `python -m cloud_server init` for it first")
-    return SqliteRegistry.open(path)
+    return path
 
 
 def issue_token(registry: SqliteRegistry, fog: str, valid_hours: float, now_s: float) -> str:
@@ -169,7 +174,15 @@ class Cloud:
             raise StateError(
                 f"{self._settings.state} has no release yet; let `python -m cloud_server init` finish first"
             )
-        return {row.version: self._releases.manifest(row.version).adapter_shapes for row in published}
+        return {row.version: self._verified(row.version).adapter_shapes for row in published}
+
+    def _verified(self, version: int) -> Manifest:
+        try:
+            return self._releases.manifest(version)
+        except (Tampered, Malformed) as error:
+            raise StateError(
+                f"release {version} was changed since it was published ({error}); restore it from a backup"
+            ) from error
 
     def _file_of(self, version: int, name: str) -> Path:
         self.exchange.shapes_of(version)  # only what is published may be fetched
@@ -199,7 +212,7 @@ def serve(
     ready: Callable[[int], None],
 ) -> None:
     """Serve fogs until `stopping`, asked after each ring. `child_arguments` lead a child to the same settings."""
-    open_registry(settings.state).close()  # before a folder is made for a path that was a slip of the pen
+    _registry_in(settings.state)  # before a folder is made for a path that was a slip of the pen
     with StateFolder.open(settings.state):
         registry = open_registry(settings.state)
         try:

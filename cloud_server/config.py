@@ -4,15 +4,15 @@ from pathlib import Path
 
 from pydantic import Field
 
-from protos.settings import Section
+from protos.settings import Host, Section
 
 
 class Listen(Section):
     """Where fogs find us. `names`: further host names or addresses the certificate is to hold."""
 
-    host: str = Field(default="127.0.0.1", min_length=1)
+    host: Host = "127.0.0.1"
     port: int = Field(default=9443, ge=0, le=65535)
-    names: tuple[str, ...] = ()
+    names: tuple[Host, ...] = ()
 
 
 class Network(Section):

@@ -15,8 +15,13 @@ import typer
 
 from learning_core.errors import ConfigError, DewfallError
 
-cli = typer.Typer(no_args_is_help=True, help="The agent of one device: it answers, keeps, learns and watches itself.")
-config_cli = typer.Typer(no_args_is_help=True, help="Look at a settings file.")
+cli = typer.Typer(
+    help="The agent of one device: it answers, keeps, learns and watches itself.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a traceback with local values would show tokens
+)
+config_cli = typer.Typer(no_args_is_help=True, help="Look at the settings.")
 cli.add_typer(config_cli, name="config")
 
 # Nobody calls home, and numpy keeps to one thread: read when the libraries are loaded, so it comes before them.
@@ -115,7 +120,12 @@ def resume(config: MaybeConfig = None, state: MaybeState = None) -> None:
 @config_cli.command("check")
 def check(config: ConfigOption) -> None:
     """See whether a settings file is right, without starting anything."""
+    from edge_agent.drivers.fog_http import token_of, trust_in
+
     settings = _settings(config)
+    trust_in(settings.fog.ca)
+    if settings.fog.token_file is not None:
+        token_of(settings.fog)
     _print(f"{config} is right: {settings.name} belongs to the fog at {settings.fog.address}")
 
 
@@ -131,6 +141,9 @@ def main() -> None:
     except DewfallError as error:
         print(error, file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        print(f"{error.name} is not installed; install the extra `edge` of dewfall", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
 
 
 def _settings(config: Path) -> Any:
@@ -187,6 +200,8 @@ def _write_png(out: Path, payload: bytes, shape: list[int]) -> None:
     from edge_agent.png import png_of
     from protos.state_folder import write_atomically
 
+    if not out.parent.is_dir():
+        raise ConfigError(f"there is no folder {out.parent} to write {out.name} into; make it first")
     write_atomically(out, png_of(np.frombuffer(payload, "<f4").reshape(shape)))
 
 

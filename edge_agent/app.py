@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from edge_agent import status
-from edge_agent.config import AgentSettings, Fog
+from edge_agent.config import AgentSettings
 from edge_agent.drivers.control_socket import ControlSocket
 from edge_agent.drivers.fleet_link import FleetLink
-from edge_agent.drivers.fog_http import EnrolmentRefused, FogHttp, device_key, public_text
+from edge_agent.drivers.fog_http import EnrolmentRefused, FogHttp, device_key, public_text, token_of
 from edge_agent.drivers.learner_process import LearnerProcess
 from edge_agent.drivers.overhead import measure_pair
 from edge_agent.drivers.release_client import ReleaseClient
@@ -96,8 +96,8 @@ class Agent:
 
     def run(self) -> None:
         """Serve, ingest, watch and talk until `stop` is set. Raises the error that made going on impossible."""
-        self._watch.look()
         door = ControlSocket(self._settings.socket, self._operations())
+        self._watch.look()
         source = self._settings.source
         loops: dict[str, Callable[[], None]] = {
             "watch": lambda: self._repeat(self._look, self._settings.telemetry.interval_s),
@@ -236,18 +236,6 @@ class Agent:
                 trouble = str(error)
                 self.stop.wait(RETRY_S)
             self.stop.wait(pause_s)
-
-
-def token_of(fog: Fog) -> str:
-    """The one-time token. Raises ConfigError."""
-    if fog.token is not None:
-        return fog.token
-    if fog.token_file is None:
-        raise ConfigError("this device is not enrolled yet; set fog.token to a token of `fog_aggregator enroll-token`")
-    try:
-        return fog.token_file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the token file {fog.token_file} cannot be read; check fog.token_file") from error
 
 
 def rss_mb() -> float:

@@ -67,7 +67,8 @@ class Upgrade:
         except LinkDown:
             raise
         except DewfallError as error:
-            log.error("release %d is refused and the old one goes on serving: %s", wanted[0], error)
+            meanwhile = "the old one goes on serving" if self._serving.served else "nothing is served"
+            log.error("release %d is refused and %s: %s", wanted[0], meanwhile, error)
             self._wanted = None
             self.news.clear()
             return

@@ -10,8 +10,13 @@ import typer
 
 from learning_core.errors import ConfigError, DewfallError, StateError
 
-cli = typer.Typer(help="A site's fog: its devices, its rounds, its privacy ledger.", no_args_is_help=True)
-config = typer.Typer(help="The settings file.", no_args_is_help=True)
+cli = typer.Typer(
+    help="A site's fog: its devices, its rounds, its privacy ledger.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a traceback with local values would show tokens
+)
+config = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 cli.add_typer(config, name="config")
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="The fog's settings (TOML).")]
@@ -31,6 +36,7 @@ def run(config_file: ConfigFile) -> None:
 
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("dewfall").setLevel(logging.INFO)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     run_fog(_settings(config_file), os.environ)
 
 
@@ -124,6 +130,9 @@ def main() -> None:
     except DewfallError as error:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        typer.echo(f"{error.name} is not installed; install the extra `fog` of dewfall", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,6 @@ class Fog:
             self._enrolment = SqliteEnrolment(file)
             token = identity.token_to_use(settings.cloud, file)
             self._starts = int(file.fact("starts") or b"0") + 1
-            file.remember("starts", str(self._starts).encode())
             self._traffic_before = _traffic_so_far(folder / STATUS)
             tap = _tap(settings, ending)
             certificate, private_key = identity.certificate(settings.listen, folder)
@@ -106,6 +105,7 @@ class Fog:
                 self._stopping,
                 reached,
             )
+            file.remember("starts", str(self._starts).encode())  # last: a start that was refused is none
             self._ending = ending.pop_all()
 
     def run(self) -> None:

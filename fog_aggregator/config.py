@@ -1,26 +1,11 @@
 """What a person may set on a fog. Times in seconds, shares 0..1."""
 
-import ipaddress
-import re
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from fog_aggregator.plans import Budget, Terms
-from protos.settings import Section, Upstream
-
-
-def _host(text: str) -> str:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError as error:
-        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?", text):
-            raise ValueError("a host is a name or an IP address, without a port") from error
-    return text
-
-
-Host = Annotated[str, AfterValidator(_host)]
+from protos.settings import Host, Section, Upstream
 
 
 class Listen(Section):

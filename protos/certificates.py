@@ -36,6 +36,8 @@ def ensure_certificate(files: CertificateFiles, owner: str, names: Sequence[str]
     """Make whatever is missing, does not cover `names` or ends soon; the authority stays once it is there."""
     now = datetime.datetime.fromtimestamp(now_s, datetime.UTC)
     if not files.authority.exists():
+        if files.certificate.exists():
+            raise StateError(f"{files.authority} is gone; restore it from a backup, because it is what others trust")
         _make_authority(files, f"{owner} authority", now)
     if not _serves(files, names, now):
         _issue(files, owner, names, now)

@@ -99,7 +99,7 @@ def verify_manifest(data: bytes, signature: bytes, release_key: bytes) -> Manife
     try:
         Ed25519PublicKey.from_public_bytes(release_key).verify(signature, data)
     except (InvalidSignature, ValueError, TypeError) as error:
-        raise Tampered("the release is not signed by the key this process trusts; fetch it again") from error
+        raise Tampered("the release is not signed by the release key in the settings") from error
     return decode_manifest(data)
 
 
@@ -122,14 +122,14 @@ def verify_file(path: Path, expected: FileSum) -> None:
     try:
         about = path.lstat()
         if not stat.S_ISREG(about.st_mode) or about.st_size != expected.size:
-            raise Tampered(f"{path} is not the file the manifest names: its size or kind differs; fetch it again")
+            raise Tampered(f"{path} is not the file the manifest names: its size or kind differs")
         with path.open("rb") as file:
             while block := file.read(_READ_BYTES):
                 state.update(block)
     except OSError as error:
-        raise Tampered(f"{path} cannot be read ({error.strerror}); fetch the release again") from error
+        raise Tampered(f"{path} cannot be read ({error.strerror})") from error
     if state.hexdigest() != expected.sha256:
-        raise Tampered(f"{path} is not the file the manifest names: its bytes were changed; fetch it again")
+        raise Tampered(f"{path} is not the file the manifest names: its bytes were changed")
 
 
 def write_release(folder: Path, files: Mapping[str, bytes], draft: Manifest, key: Ed25519PrivateKey) -> Manifest:
@@ -165,13 +165,13 @@ def read_release_key(path: Path) -> bytes:
 def _read(path: Path, max_bytes: int) -> bytes:
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
-            raise Tampered(f"{path} is not a plain file; fetch the release again")
+            raise Tampered(f"{path} is not a plain file")
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)
     except OSError as error:
-        raise Tampered(f"{path} cannot be read ({error.strerror}); fetch the release again") from error
+        raise Tampered(f"{path} cannot be read ({error.strerror})") from error
     if len(data) > max_bytes:
-        raise Tampered(f"{path} is larger than it may be; fetch the release again")
+        raise Tampered(f"{path} is larger than it may be")
     return data
 
 

@@ -1,6 +1,7 @@
 """Settings: one TOML file, then the environment, checked whole before anything starts."""
 
 import difflib
+import ipaddress
 import re
 import tomllib
 from collections.abc import Mapping
@@ -27,10 +28,22 @@ def _address(text: str) -> str:
     return text
 
 
+def _host(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError as error:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?", text):
+            raise ValueError("a host is a name or an IP address, without a port") from error
+    return text
+
+
 def _release_key(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", text):
         raise ValueError("the release key is the 64 hex digits in the cloud's release.pub")
     return text
+
+
+Host = Annotated[str, AfterValidator(_host)]
 
 
 class Upstream(Section):
@@ -49,10 +62,12 @@ class Upstream(Section):
         return self
 
 
-def load(model: type[Model], path: Path, environ: Mapping[str, str] | None = None, prefix: str = PREFIX) -> Model:
+def load(
+    model: type[Model], path: Path | None, environ: Mapping[str, str] | None = None, prefix: str = PREFIX
+) -> Model:
     """Read `path`, overlay `PREFIX__SECTION__KEY` from `environ`, validate. Raises ConfigError, one sentence."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8")) if path else {}
     except FileNotFoundError as error:
         raise ConfigError(f"there is no settings file {path}; check the path given to --config") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -62,7 +77,7 @@ def load(model: type[Model], path: Path, environ: Mapping[str, str] | None = Non
     try:
         return model.model_validate(_overlay(values, environ or {}, prefix))
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_sentence(model, error)}") from error
+        raise ConfigError(f"{path or 'the environment'}: {_sentence(model, error)}") from error
 
 
 def _overlay(values: dict[str, Any], environ: Mapping[str, str], prefix: str) -> dict[str, Any]:
@@ -90,7 +105,8 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
             return f"there is no setting {place!r}" + (f"; did you mean {near[0]!r}?" if near else "; remove it")
         case "missing":
             return f"the setting {place!r} is missing; add it"
-    return f"the setting {place!r} does not fit: {first['msg'][:1].lower()}{first['msg'][1:]}"
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"the setting {place!r} does not fit: {message[:1].lower()}{message[1:]}"
 
 
 def _keys_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

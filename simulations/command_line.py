@@ -1,6 +1,8 @@
 """`dewfall`: one command for every role. Nothing heavy is imported before a command needs it."""
 
+import importlib.util
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +11,13 @@ import typer
 from cloud_server.__main__ import cli as cloud
 from edge_agent.__main__ import cli as edge
 from fog_aggregator.__main__ import cli as fog
-from learning_core.errors import DewfallError
+from learning_core.errors import ConfigError, DewfallError
 
 app = typer.Typer(
     name="dewfall",
     help="Models that go on learning on the devices they run on: devices learn, fogs gather, the cloud gives it back.",
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
+    pretty_exceptions_enable=False,  # a traceback with local values would show tokens
 )
 simulate = typer.Typer(
     help="Run a fleet on this machine, in one process, with the tiers' own code.", no_args_is_help=True
@@ -27,6 +29,13 @@ for name, tier in {"edge": edge, "fog": fog, "cloud": cloud, "simulate": simulat
 Seed = Annotated[int, typer.Option(help="Decides every random choice of the run.")]
 Out = Annotated[Path, typer.Option(help="Where report.json and report.html go.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")]
+
+
+class Backend(StrEnum):
+    """What runs a simulated fleet's devices."""
+
+    INLINE = "inline"
+    RAY = "ray"
 
 
 @app.command()
@@ -58,12 +67,14 @@ def forgetting(
     local_steps: Annotated[int, typer.Option(min=1, help="Steps a device learns in a round.")] = 60,
     seed: Seed = 0,
     backend: Annotated[
-        str, typer.Option(help="'inline': in this process; 'ray': Flower's own, if installed.")
-    ] = "inline",
+        Backend, typer.Option(help="inline: in this process; ray: Flower's own, if installed.")
+    ] = Backend.INLINE,
     out: Out = Path("out/simulate/forgetting"),
     as_json: AsJson = False,
 ) -> None:
     """Do devices that learn new classes keep the old ones? With rehearsal, and without it."""
+    if backend is Backend.RAY and importlib.util.find_spec("ray") is None:
+        raise ConfigError("Ray is not installed; install dewfall[ray], or choose the backend inline")
     from simulations.scenarios.forgetting import Setting, run
 
     setting = Setting(
@@ -74,7 +85,7 @@ def forgetting(
         local_steps=local_steps,
         seed=seed,
     )
-    run(out, setting, backend, as_json=as_json)
+    run(out, setting, backend.value, as_json=as_json)
 
 
 @bench.command()
@@ -96,6 +107,10 @@ def main() -> None:
     except DewfallError as error:
         print(f"dewfall: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        missing = f"{error.name} is not installed; `dewfall doctor` says how to install each role"
+        print(f"dewfall: {missing}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
 
 
 if __name__ == "__main__":

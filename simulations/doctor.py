@@ -1,4 +1,4 @@
-"""What this machine can do for Dewfall, in words."""
+"""What this machine can do for Dewfall, in words. It needs nothing but what every role has."""
 
 import importlib.util
 import os
@@ -6,7 +6,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -14,9 +13,18 @@ ROLES = {
     "edge": ("flwr", "onnxruntime", "psutil"),
     "train": ("torch", "peft", "opacus"),
     "fog": ("flwr", "grpc", "psutil"),
-    "cloud": ("torch", "onnx", "onnxruntime", "grpc", "sklearn"),
-    "sim": ("torch", "flwr", "onnxruntime", "grpc", "sklearn", "matplotlib"),
+    "cloud": ("torch", "onnx", "onnxscript", "onnxruntime", "grpc", "sklearn"),
+    "sim": ("torch", "flwr", "onnx", "onnxscript", "onnxruntime", "grpc", "sklearn", "psutil", "matplotlib"),
 }
+
+
+def free_memory_gib() -> float:
+    """What new processes can have, as the kernel estimates it (proc(5)); without one, what lies idle."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) / 2**20
+    except (OSError, StopIteration):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 
 def examine() -> int:
@@ -34,7 +42,7 @@ def examine() -> int:
     table.add_row(
         "disk", f"{free_gib:.1f} GiB free", "fits" if free_gib > 2 else "less than the 2 GiB an installation needs"
     )
-    memory_gib = psutil.virtual_memory().available / 2**30
+    memory_gib = free_memory_gib()
     table.add_row(
         "memory", f"{memory_gib:.1f} GiB free", "fits the demo" if memory_gib > 4 else "too little for the demo"
     )
@@ -43,7 +51,9 @@ def examine() -> int:
     table.add_row(
         "heat sensors",
         f"{len(zones)} thermal zones",
-        "an agent here can watch its heat" if zones else "an agent here would refuse to train: heat it cannot see",
+        "an agent here can watch its heat"
+        if zones
+        else "an agent here trains only if limits.needs_thermometer is false",
     )
     Console().print(table)
     return 0 if ready and python_fits else 1

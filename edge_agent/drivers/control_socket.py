@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from learning_core.errors import DewfallError, LinkDown, Malformed, StateError
+from learning_core.errors import DewfallError, LinkDown, Malformed, PortInUse, StateError
 from protos.control import encode_frame, read_frame
 
 log = logging.getLogger(__name__)
@@ -30,8 +30,11 @@ class ControlSocket:
         self._operations = operations
         self._places = threading.BoundedSemaphore(MAX_CALLERS)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        if _answers(path):
+            self._listener.close()
+            raise PortInUse(f"another agent answers at {path}; stop that one, or set another serving.socket")
         try:
-            path.unlink(missing_ok=True)  # of an agent that was killed; the state folder's lock says there is no other
+            path.unlink(missing_ok=True)  # of an agent that was killed
             with _reachable(path) as name:
                 self._listener.bind(name)
             path.chmod(0o600)
@@ -112,6 +115,16 @@ class AgentLine:
     def __exit__(self, *_: object) -> None:
         self._incoming.close()
         self._socket.close()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            with _reachable(path) as name:
+                probe.connect(name)
+        except OSError:
+            return False
+    return True
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from edge_agent.config import Fog
 from learning_core.errors import ConfigError, DewfallError, LinkDown, Malformed, StateError
 from protos.state_folder import write_atomically
 
@@ -29,12 +30,10 @@ class FogHttp:
     """Requests over TLS to one fog, trusted by its certificate alone. Nothing is saved."""
 
     def __init__(self, address: str, ca: Path) -> None:
-        try:
-            trust = ssl.create_default_context(cafile=str(ca))
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigError(f"{ca} is not a certificate ({error}); name the fog's CA certificate") from error
         self._address = address
-        self._http = httpx.Client(base_url=f"https://{address}", verify=trust, trust_env=False, timeout=TIMEOUT_S)
+        self._http = httpx.Client(
+            base_url=f"https://{address}", verify=trust_in(ca), trust_env=False, timeout=TIMEOUT_S
+        )
         self._lock = threading.Lock()
         self._received = 0
 
@@ -122,6 +121,28 @@ class FogHttp:
             yield
         except (httpx.TransportError, httpx.StreamError, RuntimeError) as error:
             raise LinkDown(f"the fog at {self._address} cannot be reached ({error})") from error
+
+
+def trust_in(ca: Path) -> ssl.SSLContext:
+    """TLS that believes this certificate and what it signed. Raises ConfigError."""
+    if not ca.is_file():
+        raise ConfigError(f"there is no certificate {ca}; copy the fog's fog.crt there")
+    try:
+        return ssl.create_default_context(cafile=str(ca))
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{ca} holds no certificate that can be read; copy the fog's fog.crt") from error
+
+
+def token_of(fog: Fog) -> str:
+    """The one-time token. Raises ConfigError."""
+    if fog.token is not None:
+        return fog.token
+    if fog.token_file is None:
+        raise ConfigError("this device is not enrolled yet; set fog.token to a token of `fog_aggregator enroll-token`")
+    try:
+        return fog.token_file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the token file {fog.token_file} cannot be read; check fog.token_file") from error
 
 
 def device_key(path: Path) -> ec.EllipticCurvePrivateKey:

@@ -4,6 +4,8 @@ import secrets
 import time
 from pathlib import Path
 
+from cryptography.x509 import load_pem_x509_certificates
+
 from fog_aggregator.config import Cloud, Listen
 from fog_aggregator.drivers.journal_file import JournalFile
 from learning_core.errors import ConfigError
@@ -13,10 +15,16 @@ ENROLLED = "enrolled"  # the fact that says the token was used
 
 
 def authority(cloud: Cloud) -> bytes:
+    """The certificate in PEM that the cloud's has to be signed by. Raises ConfigError."""
     try:
-        return cloud.ca.read_bytes()
+        data = cloud.ca.read_bytes()
     except OSError as error:
         raise ConfigError(f"the cloud's authority {cloud.ca} cannot be read; copy the cloud's ca.crt") from error
+    try:
+        load_pem_x509_certificates(data)
+    except ValueError as error:
+        raise ConfigError(f"{cloud.ca} holds no certificate; copy the cloud's ca.crt") from error
+    return data
 
 
 def read_token(cloud: Cloud) -> str | None:

@@ -5,6 +5,7 @@ by one rename.
 """
 
 import hashlib
+import logging
 import os
 import shutil
 import threading
@@ -27,6 +28,7 @@ from protos.release import (
 )
 from protos.state_folder import write_atomically
 
+log = logging.getLogger("dewfall.fog")
 _KEPT = 2  # a device may still be fetching the release before the newest
 _SIGNATURE_BYTES = 64
 
@@ -85,9 +87,7 @@ class ReleaseMirror:
     def _fetch_manifest(self, release: Mirrored, draft: Path, cloud: Cloud) -> Manifest:
         data = _fetch_small(release.version, MANIFEST, MAX_MANIFEST_BYTES, cloud)
         if hashlib.sha256(data).hexdigest() != release.manifest_sha256:
-            raise Tampered(
-                f"the manifest of release {release.version} is not the one the cloud announced; fetch it again"
-            )
+            raise Tampered(f"the manifest of release {release.version} is not the one the cloud announced")
         signature = _fetch_small(release.version, SIGNATURE, _SIGNATURE_BYTES, cloud)
         manifest = verify_manifest(data, signature, self._key)
         if manifest.version != release.version:
@@ -101,7 +101,10 @@ class ReleaseMirror:
         try:
             manifest = verify_release(folder, self._key)
             digest = hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-        except (Tampered, Malformed, OSError):
+        except (Tampered, Malformed, OSError) as error:
+            log.warning(
+                "release %s of the mirror is left out, and will be fetched anew from the cloud: %s", folder.name, error
+            )
             return
         if manifest.version == int(folder.name):
             with self._lock:

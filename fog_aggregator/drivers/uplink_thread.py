@@ -1,5 +1,6 @@
 """The thread that speaks with the cloud: at once when there is something to say, rarely while the cloud is away."""
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ from fog_aggregator.ports import Journal, Mirror
 from fog_aggregator.uplink import Exchanged, exchange
 from learning_core.errors import ConfigError, DewfallError, LinkDown
 
+log = logging.getLogger("dewfall.fog")
 _EAGER_S = 0.15  # between two looks while a round waits for the cloud's next version
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.25, 10.0
 
@@ -47,20 +49,22 @@ class UplinkThread(threading.Thread):
                     enrolled = True
                 for event in exchange(self._journal, self._link, self._mirror, self._reached):
                     self._happened(event)
-                self.state, retry_s = "connected", _FIRST_RETRY_S
+                self._stands("connected")
+                retry_s = _FIRST_RETRY_S
                 self._pause(min(self._poll_s, _EAGER_S) if self._journal.unsettled() is not None else self._poll_s)
             except LinkDown as error:
-                self.state = f"away: {error}"
+                self._stands(f"away: {error}", logging.WARNING)
                 self._pause(retry_s)
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
             except ConfigError as error:
-                self.state = f"refused: {error}"
                 if not enrolled:
+                    self.state = f"refused: {error}"
                     self._failed(error)
                     return
+                self._stands(f"refused: {error}", logging.WARNING)
                 self._pause(_LAST_RETRY_S)
             except DewfallError as error:  # a bad release, a full disk: rounds go on with what there is
-                self.state = f"failing: {error}"
+                self._stands(f"failing: {error}", logging.WARNING)
                 self._pause(_LAST_RETRY_S)
 
     def wake(self) -> None:
@@ -72,6 +76,12 @@ class UplinkThread(threading.Thread):
         self._due.set()
         self._link.close()
         self.join(timeout=2)
+
+    def _stands(self, state: str, level: int = logging.INFO) -> None:
+        """Said once, when it changes."""
+        if state != self.state and not self._over:
+            log.log(level, "cloud: %s", state)
+        self.state = state
 
     def _pause(self, seconds: float) -> None:
         self._due.wait(seconds)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +15,7 @@ from learning_core.errors import DewfallError
 from protos.certificates import CertificateFiles, ensure_certificate
 from simulations.bench import fog_and_device
 from simulations.bench.fog_and_device import HOST
+from simulations.demo.leash import leashed
 from simulations.demo.processes import environment
 
 
@@ -96,7 +96,7 @@ class SmallFleet:
 
     def _start(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", "simulations.demo.leash", fog_and_device.__name__, *arguments],
+            leashed(fog_and_device.__name__, *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment(),

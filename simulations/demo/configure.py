@@ -69,7 +69,7 @@ def fog(places: Places, name: str, port: int, cloud_port: int, token: str) -> Pa
             "listen": {"port": port},
             "cloud": {
                 "address": f"127.0.0.1:{cloud_port}",
-                "ca": str(cloud_state / "cloud.crt"),
+                "ca": str(cloud_state / "ca.crt"),
                 "release_key": release_key(places),
                 "token": token,
                 "poll_s": 0.25,

@@ -4,13 +4,14 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 
 from learning_core.errors import DewfallError
+from simulations.demo.leash import leashed
 
 MAX_RESTARTS = 5
 QUIET = {
@@ -44,7 +45,7 @@ class Supervised:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "simulations.demo.leash", *self.arguments],
+                leashed(*self.arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -65,8 +66,9 @@ class Household:
         self.members: dict[str, Supervised] = {}
 
     def start(self, name: str, *arguments: str) -> Supervised:
-        member = Supervised(name, arguments, self._logs / f"{name}.log")
-        self.members[name] = member
+        with undisturbed():
+            member = Supervised(name, arguments, self._logs / f"{name}.log")
+            self.members[name] = member
         return member
 
     def tend(self) -> list[str]:
@@ -74,9 +76,10 @@ class Household:
         fallen = [member for member in self.members.values() if member.process.poll() is not None]
         for member in fallen:
             if member.restarts >= MAX_RESTARTS:
-                raise DewfallError(f"{member.name} keeps ending; read why in {member.log}:\n{last_lines(member.log)}")
+                raise DewfallError(f"{member.name} keeps ending; read why in {member.log}: {last_lines(member.log, 1)}")
             member.restarts += 1
-            member.start()
+            with undisturbed():
+                member.start()
         return [member.name for member in fallen]
 
     def pids(self) -> Mapping[str, int]:
@@ -86,7 +89,8 @@ class Household:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        with undisturbed():
+            self.stop()
 
     def stop(self, grace_s: float = 6.0) -> None:
         """SIGTERM to all, then SIGKILL to the whole process group of whoever is left."""
@@ -101,6 +105,24 @@ class Household:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block is through: what it starts is entered, what it ends has ended."""
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
+    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def last_lines(log: Path, count: int = 8) -> str:

@@ -5,10 +5,10 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -19,15 +19,16 @@ from rich.live import Live
 from cloud_server.app import issue_token, open_registry
 from cloud_server.drivers.digits import load_digits, parted
 from fog_aggregator.operations import make_token
-from learning_core.errors import DewfallError
+from learning_core.errors import DewfallError, StateError
 from learning_core.params import Array
 from learning_core.samples import Batch
 from protos.state_folder import StateFolder
 from simulations.demo import configure
 from simulations.demo.configure import Places
+from simulations.demo.leash import leashed
 from simulations.demo.observe import Snapshot, ask, images, look
 from simulations.demo.plan import DEVICES, FOGS, NEW, OLD, TIME_SCALE, Stream, twins
-from simulations.demo.processes import Household, environment, last_lines
+from simulations.demo.processes import Household, environment, last_lines, undisturbed
 from simulations.demo.requests import Requests
 from simulations.demo.screen import Screen
 from simulations.demo.story import Story, finish
@@ -36,6 +37,8 @@ from simulations.demo.twin import World
 LOOK_S = 0.5
 PICTURE_SEED = 7
 PAIRS = 200
+FOG_STARTS_S = 60.0
+LEFT = ("config", "state", "devices", "wire", "logs", "report.json", "report.html")  # what a run leaves in its folder
 Look = Callable[[], Snapshot]
 
 
@@ -48,15 +51,17 @@ class Interrupted(DewfallError):
 def run(out: Path, seed: int, *, as_json: bool = False) -> None:
     """Play the whole demo below `out` and leave its report there. Raises DewfallError when it cannot finish."""
     console = Console(stderr=as_json)
+    _refuse_what_is_not_ours(out)
     with StateFolder.open(out), tempfile.TemporaryDirectory(prefix="dewfall-") as sockets, _stoppable():
-        for name in ("config", "state", "devices", "wire", "logs", "report.json", "report.html"):
+        for name in LEFT:
             _remove(out / name)
         (out / "logs").mkdir()
         places = Places(out, Path(sockets))
-        screen = Screen()
+        screen = Screen((lambda _: None) if console.is_terminal else console.print)
         with Live(screen, console=console, refresh_per_second=4, transient=True), Household(out / "logs") as house:
             story = play(places, seed, house, screen)
-        finish(story, out, console, as_json=as_json)
+        screen.phase("the report")
+        finish(replace(story, seconds=dict(screen.seconds)), out, console, as_json=as_json)
 
 
 def play(places: Places, seed: int, house: Household, screen: Screen) -> Story:
@@ -101,7 +106,7 @@ def play(places: Places, seed: int, house: Household, screen: Screen) -> Story:
         after = {device: pictures(places, device) for device in DEVICES}
         requests.stop()
         added = overhead(places, DEVICES[0])
-        screen.phase("the report")
+        screen.phase("the processes end")
     finally:
         world.stop()
         if requests.is_alive():
@@ -114,34 +119,26 @@ def play(places: Places, seed: int, house: Household, screen: Screen) -> Story:
 
 def found_cloud(config: Path, log: Path, screen: Screen) -> None:
     """`cloud init`, with its progress on the screen."""
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "simulations.demo.leash",
-                "cloud_server",
-                "init",
-                "--config",
-                config,
-                "--json-progress",
-            ],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment(),
-            text=True,
-        )
-        try:
-            for line in process.stdout or ():
-                with contextlib.suppress(ValueError, AttributeError):
-                    told = json.loads(line)
-                    screen.detail = " ".join(str(value) for value in told.values() if value is not None)[:90]
-            failed = process.wait()
-        finally:
-            process.terminate()
-            process.wait()
+    with log.open("w") as errors, contextlib.ExitStack() as ending:
+        with undisturbed():
+            process = subprocess.Popen(
+                leashed("cloud_server", "init", "--config", str(config), "--json-progress"),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment(),
+                text=True,
+                start_new_session=True,
+            )
+            ending.enter_context(process)
+            ending.callback(process.terminate)
+        for line in process.stdout or ():
+            with contextlib.suppress(ValueError, AttributeError):
+                told = json.loads(line)
+                screen.detail = " ".join(str(value) for value in told.values() if value is not None)[:90]
+        failed = process.wait()
     if failed:
-        raise DewfallError(f"the cloud could not be founded: {last_lines(log)}")
+        raise DewfallError(f"the cloud could not be founded: {last_lines(log, 1)}; read {log}")
 
 
 def start_tiers(places: Places, house: Household, cloud_port: int, screen: Screen) -> None:
@@ -151,9 +148,12 @@ def start_tiers(places: Places, house: Household, cloud_port: int, screen: Scree
     for fog in FOGS:
         configure.fog(places, fog, ports[fog], cloud_port, cloud_token(places, fog))
         house.start(fog, "fog_aggregator", "run", "--config", str(places.config(fog)))
+    deadline = time.monotonic() + FOG_STARTS_S
     for fog, devices in FOGS.items():
         while not (places.state(fog) / "fog.crt").exists():
             house.tend()
+            if time.monotonic() > deadline:
+                raise DewfallError(f"{fog} does not start; read the logs in {places.out / 'logs'}")
             time.sleep(0.1)
         for device in devices:
             configure.device(places, device, fog, ports[fog], make_token(places.state(fog)))
@@ -220,6 +220,13 @@ def pictures(places: Places, device: str) -> Array:
     return images(places.socket(device), [*OLD, *NEW], PICTURE_SEED + DEVICES.index(device))
 
 
+def _refuse_what_is_not_ours(out: Path) -> None:
+    """An earlier run is replaced; a folder with anything else in it may hold what somebody still needs."""
+    drafts = {"lock", "probe", *(f".{name}.draft" for name in (*LEFT, "probe"))}
+    if out.is_dir() and (others := {entry.name for entry in out.iterdir()} - {*LEFT, *drafts}):
+        raise StateError(f"{out} holds more than an earlier demo ({min(others)}); name an empty folder with --out")
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
@@ -232,6 +239,8 @@ def _stoppable() -> Iterator[None]:
     """SIGTERM and Ctrl-C end the demo in order, processes first."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
+        for number in old:
+            signal.signal(number, signal.SIG_IGN)  # it is on its way; a second Ctrl-C must not leave processes behind
         raise Interrupted("stopped before the end; every process was ended")
 
     old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

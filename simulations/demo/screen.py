@@ -1,6 +1,7 @@
 """What a person sees while the demo runs."""
 
 import time
+from collections.abc import Callable
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
@@ -12,9 +13,10 @@ from simulations.demo.twin import Twin
 
 
 class Screen:
-    """The live view; `phase` names what goes on now. Nothing is saved."""
+    """The live view; `phase` names what goes on now. Where nothing can be redrawn, `tell` prints what is new."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
         self.began = time.monotonic()
         self.snapshot = Snapshot()
         self.twins: list[Twin] = []
@@ -29,9 +31,11 @@ class Screen:
         if self._phase:
             self.seconds[self._phase] = now - self._phase_began
         self._phase, self._phase_began, self.detail = name, now, ""
+        self._tell(f"{now - self.began:5.0f} s  {name}")
 
     def event(self, text: str) -> None:
         self.events.append(f"{time.monotonic() - self.began:5.0f} s  {text}")
+        self._tell(self.events[-1])
 
     def __rich__(self) -> RenderableType:
         elapsed = time.monotonic() - self.began
@@ -41,7 +45,7 @@ class Screen:
             parts.append(self._tiers())
         if self.twins:
             parts.append(self._devices())
-        parts.append(Panel("\n".join(self.events[-6:]) or "...", title="events", title_align="left"))
+        parts.append(Panel(Text("\n".join(self.events[-6:]) or "..."), title="events", title_align="left"))
         return Group(*parts)
 
     def _tiers(self) -> Table:

@@ -72,7 +72,7 @@ def claims(story: Story) -> list[Claim]:
         return Claim(f"demo.{name}", statement, float(value), unit, direction, target)
 
     return [
-        claim("wall_s", "The demo takes", story.wall_s, "s", "at_most", 180),
+        claim("wall_s", "The demo takes, until every process has ended,", story.wall_s, "s", "at_most", 180),
         claim("served", "Share of devices serving the new release", serving, "share", "at_least", 1),
         claim(
             "new_fidelity",

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 
-from learning_core.errors import StateError
 from protos.codec import encode_tensors
 from protos.state_folder import write_atomically
 from simulations.physics import Board, DeviceState, step, sysfs_files
@@ -68,7 +67,7 @@ class Twin:
         used, previous = {}, self._cpu_s
         try:
             children = psutil.Process(agent_pid).children(recursive=True) if agent_pid else []
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             children = []
         for child in children:
             try:
@@ -106,7 +105,7 @@ class World(threading.Thread):
                     twin.advance(now - began, now - last, self._scale, self._pid_of(twin.name))
                     if self._streams_began is not None:
                         twin.deliver(now - self._streams_began)
-            except (OSError, StateError) as error:
+            except Exception as error:  # whatever it is: a world that stands still must not pass for a calm one
                 self._failure = error
                 return
             last = now

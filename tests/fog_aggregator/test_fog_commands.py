@@ -9,7 +9,10 @@ from typer.testing import CliRunner
 from fog_aggregator.__main__ import cli
 from fog_aggregator.config import FogSettings
 from learning_core.errors import ConfigError, DewfallError, StateError
+from protos.certificates import CertificateFiles, ensure_certificate
 from protos.settings import load
+
+NOW_S = 1_800_000_000.0
 
 GOOD = """
 name = "fog-a"
@@ -24,7 +27,8 @@ token = "good-token-good-token"
 
 @pytest.fixture
 def settings_file(tmp_path):
-    (tmp_path / "ca.crt").write_text("a certificate")
+    made = CertificateFiles(*(tmp_path / name for name in ("ca.crt", "ca.key", "leaf.crt", "leaf.key")))
+    ensure_certificate(made, "cloud", ("cloud.example",), NOW_S)
     path = tmp_path / "fog.toml"
 
     def write(old="", new="", more=""):
@@ -82,6 +86,8 @@ def test_a_missing_authority_or_token_file_is_named(settings_file, tmp_path):
     (tmp_path / "ca.crt").rename(tmp_path / "moved")
     path = settings_file()
     assert "copy the cloud's ca.crt" in str(failure("config", "check", "--config", path))
+    (tmp_path / "ca.crt").write_text("no certificate")
+    assert "holds no certificate" in str(failure("config", "check", "--config", path))
     (tmp_path / "moved").rename(tmp_path / "ca.crt")
 
     path = settings_file('token = "good-token-good-token"', f'token_file = "{tmp_path / "nothing"}"')

@@ -107,7 +107,7 @@ def test_the_manifest_has_to_be_the_announced_one_and_of_that_release(mirror, cl
 def test_a_release_signed_by_somebody_else_is_refused(tmp_path, cloud, published):
     stranger = ReleaseMirror(tmp_path / "mirror", b"\1" * 32)
 
-    with pytest.raises(Tampered, match="not signed by the key"):
+    with pytest.raises(Tampered, match="not signed by the release key"):
         stranger.install(announced(published), cloud)
 
 

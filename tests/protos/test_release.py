@@ -210,7 +210,7 @@ def test_another_key_s_signature_is_refused(tmp_path: Path):
 
 
 def test_a_folder_that_is_not_there_is_one_clear_error(tmp_path: Path):
-    with pytest.raises(Tampered, match="fetch the release again"):
+    with pytest.raises(Tampered, match="cannot be read"):
         verify_release(tmp_path / "nowhere", PUBLIC)
 
 

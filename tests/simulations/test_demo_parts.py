@@ -1,5 +1,8 @@
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 import tomllib
 from collections import deque
@@ -15,7 +18,8 @@ from learning_core.samples import Batch
 from protos.codec import decode_tensors
 from simulations.demo import plan
 from simulations.demo.configure import free_port, toml
-from simulations.demo.processes import MAX_RESTARTS, Household
+from simulations.demo.leash import leashed
+from simulations.demo.processes import MAX_RESTARTS, Household, undisturbed
 from simulations.demo.story import crossed, fields
 from simulations.demo.twin import Twin, World
 from simulations.physics import Board, DeviceState
@@ -125,6 +129,36 @@ def test_who_keeps_dying_ends_the_demo_with_its_last_words(tmp_path):
         with pytest.raises(DewfallError, match=r"(?s)broken keeps ending.*no_such_module_anywhere"):
             keep_tending()
         assert house.members["broken"].restarts == MAX_RESTARTS
+
+
+def test_ctrl_c_waits_until_what_was_started_is_entered(tmp_path):
+    entered = []
+    with Household(tmp_path) as house:
+        with pytest.raises(KeyboardInterrupt), undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            entered.append(house.start("server", "http.server", str(free_port())).pid)
+        assert list(house.pids().values()) == entered
+    assert not psutil.pid_exists(entered[0])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_nothing_runs_on_a_leash_that_nobody_holds():
+    orphan = [*leashed("http.server", "0")]
+    orphan[3] = "1"
+    assert orphan[:3] == [sys.executable, "-m", "simulations.demo.leash"]
+    done = subprocess.run(orphan, capture_output=True, timeout=30, check=False)
+    assert done.returncode == 1
+
+
+def test_a_world_that_stands_still_is_no_calm_one(tmp_path):
+    def lost(_):
+        raise KeyError("no such process")
+
+    world = World([twin(tmp_path)], 10.0, lost)
+    world.start()
+    world.join(10)
+    with pytest.raises(KeyError):
+        world.check()
 
 
 def test_messages_are_summed_up_by_what_they_are_made_of(tmp_path):
