@@ -1,60 +1,101 @@
 """A Flower SuperLink inside the fog's own process; the only file of this tier that touches Flower's private modules.
 
-Flower's: the Fleet API (protobuf over HTTP), node keys and their check, the link state (SQLite) that knows the nodes.
-Ours: a message carries its content inline instead of as a dozen objects fetched one by one, a pull is held until there
-is something to fetch, an undelivered message is delivered again, and contents stay in memory, so that no device's
-update is ever on the fog's disk. There is no Control or Runtime API: nobody outside can start a run or let in a key.
+Flower's: the Fleet API and its check of keys, runs, messages and their objects, and the Grid on which rounds run.
+Ours: the doorbell in front of it, and the letters, which are delivered again to a device that was killed. Flower's
+Control and Runtime APIs are called in this process and served nowhere, so nobody can start a run or let in a key.
 """
 
 import asyncio
+import hashlib
+import logging
 import threading
-import time
 import uuid
 import warnings
-from base64 import b64decode
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import RecordDict
+from fastapi import FastAPI
+from flwr.app import Message, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common import constant
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto import fleet_pb2
+from flwr.proto import fab_pb2, fleet_pb2, heartbeat_pb2, message_pb2, run_pb2
 from flwr.server.superlink.linkstate import LinkStateFactory
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.constant import (
+    FLEET_HTTP_PUBLIC_KEY_HEADER,
+    FLEET_HTTP_SIGNATURE_HEADER,
+    FLWR_IN_MEMORY_DB_NAME,
+    NOOP_FEDERATION_ID,
+    TaskType,
+)
 from flwr.supercore.date import now
+from flwr.supercore.error import http_error_translator
+from flwr.supercore.fab import Fab
+from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
 from flwr.supercore.object_store import ObjectStoreFactory
-from flwr.supercore.primitives.asymmetric import bytes_to_public_key, public_key_to_bytes, verify_signature
+from flwr.supercore.primitives.asymmetric import bytes_to_public_key, public_key_to_bytes
+from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
 from flwr.superlink.federation import NoOpFederationManager
+from flwr.superlink.grid import HttpGrid
+from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
+from flwr.superlink.routers.fleet.router import router as fleet_router
+from flwr.superlink.servicer.runtime import runtime_handlers
 from google.protobuf.message import DecodeError
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
 
-from fog_aggregator.drivers.mailbox import Mailbox
-from fog_aggregator.drivers.public_port import AsgiApp, PublicPort, Receive, Scope, Send, answer, read_body
+from fog_aggregator.drivers.held_pulls import HeldPulls, Replaced
+from fog_aggregator.drivers.letters import Letter, Letters
+from fog_aggregator.drivers.public_port import AsgiApp, PublicPort, Receive, Scope, Send, answer, ask, read_body
 from fog_aggregator.ports import Reply
 from learning_core.errors import Malformed, StateError
+from protos.codec import MAX_BYTES
 
-HOLD_S = 10.0  # how long a pull waits for a message before it is told that there is none
-OFFLINE_AFTER_S = 2 * HOLD_S  # every pull is a sign of life
-OFFLINE_AFTER_HANG_UP_S = 10.0  # a device whose held pull broke off has this long to come back
+HEARTBEAT_S = 30.0  # Flower's own; who is online is decided by the held pulls
 PROTOBUF = b"application/protobuf"
-
-_KEY, _STAMP, _SIGNATURE = (
+_ROUTES: Mapping[str, type[Any]] = {  # what devices may call; they register with a token, on the fog's own routes
+    "activate-node": fleet_pb2.ActivateNodeRequest,
+    "deactivate-node": fleet_pb2.DeactivateNodeRequest,
+    "send-node-heartbeat": heartbeat_pb2.SendNodeHeartbeatRequest,
+    "pull-messages": fleet_pb2.PullMessagesRequest,
+    "push-messages": fleet_pb2.PushMessagesRequest,
+    "get-run": run_pb2.GetRunRequest,
+    "get-fab": fab_pb2.GetFabRequest,
+    "push-object": message_pb2.PushObjectRequest,
+    "pull-object": message_pb2.PullObjectRequest,
+    "confirm-message-received": message_pb2.ConfirmMessageReceivedRequest,
+}
+_PROOF = [
     name.encode() for name in (FLEET_HTTP_PUBLIC_KEY_HEADER, constant.TIMESTAMP_HEADER, FLEET_HTTP_SIGNATURE_HEADER)
-)
+]
+_NOT_A_MESSAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, DecodeError)
 
 
-class _Replaced(Exception):
-    """A pull was held when the same key began another one."""
+@dataclass(slots=True)
+class _Arrival:
+    """A reply on its way in: the objects of it that are still to come, and how many bytes they may take."""
+
+    letter: Letter
+    flower_id: str
+    missing: set[str]
+    bytes_left: int = MAX_BYTES
 
 
-_STATUS = {DecodeError: 400, Malformed: 400, PermissionError: 401, _Replaced: 409, StateError: 503}
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A device's request, read."""
+
+    scope: Scope
+    receive: Receive
+    body: bytes
+    request: Any
 
 
 class EmbeddedSuperlink:
@@ -74,17 +115,22 @@ class EmbeddedSuperlink:
 
         `tap` is shown every content, with "to_device" or "from_device". Raises PortInUse, ConfigError.
         """
+        logging.getLogger("flwr").setLevel(logging.CRITICAL)  # a line for each request it refuses, from anybody
         self._nodes = NodeBook(state / "flower.db")
-        self._mail = Mailbox(self._is_online)
         self._tap = tap
-        self._run_id = uuid.uuid4().int >> 66
-        self._silent_at_s: dict[int, float] = {}  # node id -> when it counts as offline unless it is heard of again
-        self._bells: dict[int, asyncio.Event] = {}  # node id -> wakes its held pull; only the port's loop touches it
-        self._closing = False
+        self._held = HeldPulls()
+        self._letters = Letters(self._held.is_online, self._forget)
+        self._flower = _fleet_api(self._nodes.factory)
+        self._posting = threading.Lock()  # guards the run
+        self._run = _Run(self._nodes.state)
+        self._proofs: dict[int, list[bytes | None]] = {}  # node id -> what it last proved its key with
+        self._arrivals: dict[str, _Arrival] = {}  # by push session
+        self._collecting: set[asyncio.Task[None]] = set()
         apps: dict[str, AsgiApp] = {"/v1/fleet/": self._fleet, "/v1/dewfall/": routes}
         try:
             self._port = PublicPort(host, port, certificate, private_key, apps)
         except BaseException:
+            self._run.close()
             self._nodes.close()
             raise
         self.port = self._port.port
@@ -94,145 +140,242 @@ class EmbeddedSuperlink:
         return self._nodes.enroll(public_key, name)
 
     def online(self) -> frozenset[int]:
-        return frozenset(node_id for node_id in list(self._silent_at_s) if self._is_online(node_id))
+        return self._held.online()
 
     def push(self, kind: str, payloads: Mapping[int, RecordDict], ttl_s: float) -> dict[str, int]:
-        sent, source, known = {}, constant.SUPERLINK_NODE_ID, self._nodes.ids()
-        for node_id, content in payloads.items():
-            if node_id in known:
-                message_id, written_at = uuid.uuid4().hex, now().timestamp()
-                metadata = Metadata(self._run_id, message_id, source, node_id, "", "", written_at, ttl_s, kind)
-                self._tap("to_device", content)
-                self._mail.post(message_id, node_id, make_message(metadata=metadata, content=content), ttl_s)
-                sent[message_id] = node_id
-        self._port.call_soon(lambda: self._ring(sent.values()))
+        sent = {uuid.uuid4().hex: node_id for node_id in payloads if node_id in self._nodes.state.nodes}
+        for node_id in sent.values():
+            self._tap("to_device", payloads[node_id])
+        self._letters.add({letter_id: (node, payloads[node]) for letter_id, node in sent.items()}, kind, ttl_s)
+        online = self.online()
+        self._post([node_id for node_id in sent.values() if node_id in online])
+        self._port.call_soon(lambda: self._held.ring(sent.values()))
         return sent
 
     def pull(self, message_ids: Collection[str], wait_s: float) -> list[Reply]:
-        return self._mail.take(message_ids, wait_s)
+        return self._letters.take(message_ids, wait_s)
 
     def traffic(self) -> tuple[int, int]:
         return self._port.traffic()
 
     def close(self) -> None:
-        self._closing = True
-        self._mail.close()
-        self._port.call_soon(lambda: self._ring(list(self._bells)))
+        self._letters.close()
+        self._port.call_soon(self._held.close)
         self._port.close()
+        self._run.close()
         self._nodes.close()
 
-    def _is_online(self, node_id: int) -> bool:
-        return self._silent_at_s.get(node_id, 0.0) > time.monotonic()
+    def _post(self, node_ids: Collection[int]) -> None:
+        """Give Flower what is to go to these nodes; a run that has ended (the machine slept) is followed by another."""
+        with self._posting:
+            if not self._run.is_alive():
+                self._run.close()
+                self._run = _Run(self._nodes.state)
+                self._letters.recall()
+            due = self._letters.claim(node_ids)
+            if not due:
+                return
+            messages = [self._run.message(letter, left_s) for letter, left_s in due]
+            with no_object_id_recompute():
+                for (letter, _), message in zip(due, messages, strict=True):
+                    self._letters.name(letter, message.object_id)  # before a device can answer to it
+            taken = list(self._run.grid.push_messages(messages))
+            for (letter, _), flower_id in zip(due, taken, strict=True):
+                self._letters.posted(letter, bool(flower_id))
 
-    def _heard_of(self, node_id: int, silent_after_s: float = OFFLINE_AFTER_S) -> None:
-        self._silent_at_s[node_id] = time.monotonic() + silent_after_s
+    def _collect(self, letter: Letter, flower_id: str) -> None:
+        """Take a reply that has arrived out of Flower's hands; its contents are the device's, so anything can be odd."""
+        self._nodes.state.acknowledge_node_heartbeat(letter.node_id, HEARTBEAT_S)  # or Flower drops what it brought
+        try:
+            found = list(self._run.grid.pull_messages([flower_id]))
+            if not found:
+                return  # Flower did not accept it
+            content, reason = (found[0].content, "") if found[0].has_content() else (None, found[0].error.reason)
+        except _NOT_A_MESSAGE:
+            content, reason = None, "the device sent what is no Flower message"
+        if content is not None:
+            self._tap("from_device", content)
+        self._letters.answer(letter, Reply(letter.id, letter.node_id, content, "" if content else _one_line(reason)))
 
-    def _ring(self, node_ids: Iterable[int]) -> None:
-        for node_id in node_ids:
-            if bell := self._bells.get(node_id):
-                bell.set()
+    def _forget(self, letter: Letter) -> None:
+        """Free what Flower still has of a letter that is over."""
+        self._nodes.state.delete_messages(set(letter.flower_ids))
+        for object_id in (*letter.flower_ids, *letter.reply_ids):
+            self._nodes.state.object_store.delete(object_id)
 
     async def _fleet(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Flower's Fleet API, as far as a device needs it: activate, deactivate, pull, push."""
-        routes: dict[str, tuple[type[Any], Any]] = {
-            "activate-node": (fleet_pb2.ActivateNodeRequest, self._activate),
-            "deactivate-node": (fleet_pb2.DeactivateNodeRequest, self._deactivate),
-            "pull-messages": (fleet_pb2.PullMessagesRequest, self._pull_messages),
-            "push-messages": (fleet_pb2.PushMessagesRequest, self._push_messages),
-        }
-        route = routes.get(scope["path"].removeprefix("/v1/fleet/"))
-        if route is None or scope["method"] != "POST":
+        """Flower's Fleet API with a doorbell: Flower checks and answers every request."""
+        route = scope["path"].removeprefix("/v1/fleet/")
+        if route not in _ROUTES or scope["method"] != "POST":
             return await answer(send, 404)
-        node_id = self._nodes.authenticate(dict(scope["headers"]))
-        if node_id is None:
-            return await answer(send, 401)
-        kind, handle = route
+        ours = {
+            "activate-node": self._activate,
+            "deactivate-node": self._deactivate,
+            "pull-messages": self._pull_messages,
+            "push-messages": self._push_messages,
+            "push-object": self._push_object,
+        }
+        body = await read_body(receive)
         try:
-            request = kind.FromString(await read_body(receive))
-            response = await handle(node_id, request, receive)
-        except tuple(_STATUS) as error:
-            return await answer(send, _STATUS[type(error)])
-        return await answer(send, 200, response.SerializeToString(), PROTOBUF)
+            call = _Call(scope, receive, body, _ROUTES[route].FromString(body))
+            if getattr(call.request, "run_id", self._run.id) != self._run.id:
+                return await answer(send, 403)  # of a fog's life before this one
+            status, content = await ours.get(route, self._forward)(call)
+        except DecodeError:
+            return await answer(send, 400)
+        except Replaced:
+            return await answer(send, 409)
+        return await answer(send, status, content, PROTOBUF)
 
-    async def _activate(self, node_id: int, _request: Any, _receive: Receive) -> Any:
-        self._heard_of(node_id)
-        await asyncio.to_thread(self._nodes.note_online, node_id, True)
-        return fleet_pb2.ActivateNodeResponse(node_id=node_id)
+    async def _forward(self, call: _Call) -> tuple[int, bytes]:
+        return await ask(self._flower, call.scope, call.body)
 
-    async def _deactivate(self, node_id: int, _request: Any, _receive: Receive) -> Any:
-        self._silent_at_s.pop(node_id, None)
-        if bell := self._bells.pop(node_id, None):
-            bell.set()
-        await asyncio.to_thread(self._nodes.note_online, node_id, False)
-        return fleet_pb2.DeactivateNodeResponse()
+    async def _activate(self, call: _Call) -> tuple[int, bytes]:
+        state = self._nodes.state
+        status, content = await self._forward(call)
+        node_id = state.get_node_id_by_public_key(call.request.public_key)
+        if status == 412 and node_id is not None:  # the key is good, but Flower believes that the node is still there
+            state.deactivate_node(node_id)
+            status, content = await self._forward(call)
+        if status == 200 and node_id is not None:
+            self._held.heard_of(node_id)
+            self._letters.doubt(node_id)
+        return status, content
 
-    async def _pull_messages(self, node_id: int, request: Any, receive: Receive) -> Any:
-        """Wait until there is a message for the node, up to HOLD_S; its newest pull is the one that counts."""
-        _require(request.node.node_id == node_id)
-        self._heard_of(node_id)
-        held = set(request.message_ids)
-        bell = asyncio.Event()
-        if older := self._bells.get(node_id):
-            older.set()
-        self._bells[node_id] = bell
-        hang_up = asyncio.ensure_future(receive())  # the body is read: all that can still come is the end
-        until_s = time.monotonic() + HOLD_S
-        try:
-            while self._bells.get(node_id) is bell and not self._closing:
-                bell.clear()
-                if message := self._mail.next_for(node_id, held):
-                    envelope = await asyncio.to_thread(message_to_proto, message)
-                    return fleet_pb2.PullMessagesResponse(messages_list=[envelope])
-                rung = asyncio.ensure_future(bell.wait())
-                left_s = max(0.0, until_s - time.monotonic())
-                await asyncio.wait({rung, hang_up}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                rung.cancel()
-                if hang_up.done() or time.monotonic() >= until_s:
-                    break
-            if self._bells.get(node_id, bell) is not bell:
-                raise _Replaced
-            if hang_up.done():
-                self._heard_of(node_id, OFFLINE_AFTER_HANG_UP_S)
-                raise ConnectionAbortedError
-            return fleet_pb2.PullMessagesResponse()
-        finally:
-            hang_up.cancel()
-            if self._bells.get(node_id) is bell:
-                del self._bells[node_id]
+    async def _deactivate(self, call: _Call) -> tuple[int, bytes]:
+        status, content = await self._forward(call)
+        if status in (200, 412):
+            self._held.gone(call.request.node_id)
+        return status, content
 
-    async def _push_messages(self, node_id: int, request: Any, _receive: Receive) -> Any:
-        """Take in one reply; result 0 when it was expected, 1 when it was not and the device can forget it."""
-        _require(request.node.node_id == node_id and len(request.messages_list) == 1)
-        envelope = request.messages_list[0]
-        _require(envelope.metadata.src_node_id == node_id)
-        try:
-            reply = await asyncio.to_thread(message_from_proto, envelope)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise Malformed("a reply that is no Flower message") from error
-        if not (reply.has_content() or reply.has_error()):
-            raise Malformed("a reply with nothing in it")
-        if reply.has_content():
-            self._tap("from_device", reply.content)
-        expected = self._mail.answer(envelope.metadata.reply_to_message_id, node_id, reply)
-        return fleet_pb2.PushMessagesResponse(results={envelope.metadata.message_id: 0 if expected else 1})
+    async def _pull_messages(self, call: _Call) -> tuple[int, bytes]:
+        """Hold a device that has proved its key lately; ask Flower first about any other."""
+        node_id, headers = call.request.node.node_id, dict(call.scope["headers"])
+        proof, goodbyes = [headers.get(name) for name in _PROOF], self._held.goodbyes.get(node_id)
+        if self._proofs.get(node_id) != proof:
+            status, content = await self._forward(call)
+            if status != 200 or self._note_delivery(content) or self._held.goodbyes.get(node_id) != goodbyes:
+                return status, content
+            self._proofs[node_id] = proof
+        self._held.heard_of(node_id)
+        self._nodes.state.acknowledge_node_heartbeat(node_id, HEARTBEAT_S)
+        self._letters.settle(node_id, call.request.message_ids)
+        await self._held.hold(node_id, call.receive, lambda: self._letters.waits_for(node_id))
+        await asyncio.to_thread(self._post, [node_id])
+        status, content = await self._forward(call)
+        self._note_delivery(content if status == 200 else b"")
+        return status, content
+
+    def _note_delivery(self, content: bytes) -> bool:
+        messages = fleet_pb2.PullMessagesResponse.FromString(content).messages_list
+        for message in messages:
+            self._letters.delivered(message.metadata.message_id)
+        return bool(messages)
+
+    async def _push_messages(self, call: _Call) -> tuple[int, bytes]:
+        """A reply begins to arrive. Flower would take it from any of its nodes, the fog only from the one it asked."""
+        for message in call.request.messages_list[:1]:
+            flower_id = message.metadata.reply_to_message_id
+            letter = self._letters.find(flower_id)
+            source = {call.request.node.node_id, message.metadata.src_node_id}
+            if letter is None or source != {letter.node_id}:
+                return 403, b""
+            status, content = await self._forward(call)
+            if status == 200:
+                response = fleet_pb2.PushMessagesResponse.FromString(content)
+                letter.reply_ids.append(message.metadata.message_id)
+                self._arrivals = {key: it for key, it in self._arrivals.items() if it.letter.reply is None}
+                arrival = _Arrival(letter, flower_id, set(response.objects_to_push))
+                self._arrivals[response.session_id] = arrival
+                self._collect_if_whole(arrival)
+            return status, content
+        return 400, b""
+
+    async def _push_object(self, call: _Call) -> tuple[int, bytes]:
+        arrival = self._arrivals.get(call.request.session_id)
+        if arrival is None or call.request.object_id not in arrival.missing:
+            return await self._forward(call)
+        arrival.bytes_left -= len(call.body)
+        if arrival.bytes_left < 0:
+            return 413, b""
+        status, content = await self._forward(call)
+        if status == 200 and message_pb2.PushObjectResponse.FromString(content).stored:
+            arrival.missing.discard(call.request.object_id)
+            self._collect_if_whole(arrival)
+        return status, content
+
+    def _collect_if_whole(self, arrival: _Arrival) -> None:
+        if not arrival.missing:
+            task = asyncio.create_task(asyncio.to_thread(self._collect, arrival.letter, arrival.flower_id))
+            self._collecting.add(task)
+            task.add_done_callback(self._collecting.discard)
+
+
+class _Run:
+    """Flower's run of this process: a task that is kept alive, and the Grid of its messages. Nothing is saved."""
+
+    def __init__(self, state: Any) -> None:
+        self._state = state
+        fab = b"devices of Dewfall run no code that a fog sends"
+        fab_hash = state.store_fab(Fab(hashlib.sha256(fab).hexdigest(), fab, {}))
+        nobody = constant.NOOP_FLWR_AID
+        self.id: int = state.create_run(
+            "dewfall/fog", "1", fab_hash, {}, NOOP_FEDERATION_ID, None, nobody, TaskType.SERVER_APP
+        )
+        (run,) = state.get_run_info(run_ids=[self.id])
+        token = state.claim_task(run.primary_task_id)
+        state.activate_task(run.primary_task_id)
+        self._task = state.get_task_by_token(token)
+        self.grid = HttpGrid(token=token)
+        self.grid._client = _Runtime(state, self._task)
+        self.grid.set_run(run)
+        self._heartbeat = HeartbeatSender(self.is_alive)
+        self._heartbeat.start()
+
+    def is_alive(self) -> bool:
+        return bool(self._state.acknowledge_task_heartbeat(self._task.task_id))
+
+    def message(self, letter: Letter, ttl_s: float) -> Message:
+        source = constant.SUPERLINK_NODE_ID
+        metadata = Metadata(self.id, "", source, letter.node_id, "", "", now().timestamp(), ttl_s, letter.kind)
+        return make_message(metadata=metadata, content=letter.content)
+
+    def close(self) -> None:
+        self._heartbeat.stop()
+
+
+class _Runtime:
+    """The client of Flower's Runtime API that its Grid uses, without a wire: the requests go to the API's handlers."""
+
+    def __init__(self, state: Any, task: Any) -> None:
+        def bound(handle: Callable[[Any, Any, Any], Any]) -> Callable[[Any], Any]:
+            return lambda request: handle(request, state, task)
+
+        self.PushMessages = bound(runtime_handlers.push_messages)
+        self.PullMessages = bound(runtime_handlers.pull_messages)
+        self.PushObject = bound(runtime_handlers.push_object)
+        self.PullObject = bound(runtime_handlers.pull_object)
+        self.ConfirmMessageReceived = bound(runtime_handlers.confirm_message_received)
 
 
 class NodeBook:
-    """The nodes by key, in Flower's link state; a key once let in keeps its node id for ever."""
+    """The nodes by key, in Flower's link state in SQLite; a key once let in keeps its node id for ever.
+
+    Runs and messages are in `state`, Flower's link state in memory: an object takes it a hundredth of the time, and
+    no device's update is ever on the fog's disk.
+    """
 
     def __init__(self, database: Path) -> None:
         self._database = database
-        factory = LinkStateFactory(str(database), NoOpFederationManager(), ObjectStoreFactory())
         with self._readable(), warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of how Flower calls its migrations
-            self._link: Any = factory.state()
-            nodes = self._link.get_node_info()
+            self._saved: Any = LinkStateFactory(str(database), NoOpFederationManager(), ObjectStoreFactory()).state()
+            nodes = self._saved.get_node_info()
         self._lock = threading.Lock()
-        self._by_key: dict[bytes, int] = {bytes(node.public_key): node.node_id for node in nodes}
-        self._verified: dict[bytes, tuple[bytes, bytes]] = {}  # key -> timestamp and signature last found good
-
-    def ids(self) -> frozenset[int]:
-        return frozenset(self._by_key.values())
+        self.factory = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory())
+        self.state: Any = self.factory.state()
+        for node in nodes:
+            self._know(node)
 
     def enroll(self, public_key: bytes, name: str) -> int:
         try:
@@ -243,44 +386,23 @@ class NodeBook:
             raise Malformed("a device's key has to be an elliptic-curve P-384 public key in PEM") from error
         canonical = public_key_to_bytes(key)
         with self._lock, self._readable():
-            if canonical not in self._by_key:
-                self._by_key[canonical] = self._link.create_node(
-                    constant.NOOP_FLWR_AID, constant.NOOP_ACCOUNT_NAME, canonical, HOLD_S, name=name
-                )
-            return self._by_key[canonical]
-
-    def note_online(self, node_id: int, online: bool) -> None:
-        with self._lock, self._readable():
-            if not online:
-                self._link.deactivate_node(node_id)
-            elif not self._link.activate_node(node_id, HOLD_S):
-                self._link.acknowledge_node_heartbeat(node_id, HOLD_S)
-
-    def authenticate(self, headers: Mapping[bytes, bytes]) -> int | None:
-        """Flower's check: an enrolled key has signed a timestamp of the last minutes. The node's id, or None.
-
-        A device signs once a minute, not once a request, and a signature found good is not checked again.
-        """
-        try:
-            key = b64decode(headers[_KEY], validate=True)
-            stamp, signature = headers[_STAMP], headers[_SIGNATURE]
-            age_s = (now() - datetime.fromisoformat(stamp.decode())).total_seconds()
-            node_id = self._by_key.get(key)
-            slack_s = constant.SYSTEM_TIME_TOLERANCE
-            if node_id is None or not -slack_s < age_s < constant.TIMESTAMP_TOLERANCE + slack_s:
-                return None
-            if self._verified.get(key) != (stamp, signature):
-                public_key = bytes_to_public_key(key)
-                if not verify_signature(public_key, stamp, b64decode(signature, validate=True)):
-                    return None
-                self._verified[key] = (stamp, signature)
-        except (KeyError, ValueError, TypeError):
-            return None
-        return node_id
+            node_id: int | None = self.state.get_node_id_by_public_key(canonical)
+            if node_id is None:
+                owner = constant.NOOP_FLWR_AID, constant.NOOP_ACCOUNT_NAME
+                node_id = int(self._saved.create_node(*owner, canonical, HEARTBEAT_S, name=name))
+                self._know(*self._saved.get_node_info(node_ids=[node_id]))
+            return node_id
 
     def close(self) -> None:
         with self._lock:
-            self._link._engine.dispose()
+            self._saved._engine.dispose()
+
+    def _know(self, node: Any) -> None:
+        """Put a saved node into the state in memory, which has no call for that: it draws ids of its own."""
+        with self.state.lock:
+            self.state.nodes[node.node_id] = node
+            self.state.node_public_key_to_node_id[bytes(node.public_key)] = node.node_id
+            self.state.owner_to_node_ids.setdefault(node.owner_aid, set()).add(node.node_id)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -293,7 +415,17 @@ class NodeBook:
             ) from error
 
 
-def _require(claim: bool) -> None:
-    """What a device says of itself has to fit its key."""
-    if not claim:
-        raise PermissionError
+def _fleet_api(factory: LinkStateFactory) -> FastAPI:
+    """What Flower's own SuperLink app serves under /v1/fleet/, and none of the rest of it."""
+    translate = Middleware(BaseHTTPMiddleware, dispatch=http_error_translator)
+    middleware = [translate, Middleware(ProtobufTranslationMiddleware), Middleware(NodeAuthMiddleware)]
+    app = FastAPI(openapi_url=None, middleware=middleware)
+    app.include_router(fleet_router)
+    app.state.linkstate_factory = factory
+    app.state.enable_supernode_auth = True
+    return app
+
+
+def _one_line(reason: str | None) -> str:
+    """A device's own words, fit to be logged."""
+    return "".join(letter if letter.isprintable() else " " for letter in (reason or "")[:200]) or "refused"

@@ -134,6 +134,25 @@ async def read_body(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
+async def ask(app: AsgiApp, scope: Scope, body: bytes) -> tuple[int, bytes]:
+    """Status and body with which an app in this process answers a request whose body was read already."""
+    unread = [body]
+    status, parts = 500, []
+
+    async def receive() -> MutableMapping[str, Any]:
+        if not unread:
+            await asyncio.Event().wait()  # for ever: whoever waits for a hang-up is cancelled
+        return {"type": "http.request", "body": unread.pop(), "more_body": False}
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        nonlocal status
+        status = event.get("status", status)
+        parts.append(event.get("body", b""))
+
+    await app({**scope, "state": {}}, receive, send)
+    return status, b"".join(parts)
+
+
 async def answer(send: Send, status: int, body: bytes = b"", media_type: bytes = b"text/plain") -> None:
     """A whole response."""
     headers = [(b"content-type", media_type), (b"content-length", str(len(body)).encode())]

@@ -21,7 +21,8 @@ from flwr.common.serde import message_to_proto
 from flwr.proto import fleet_pb2
 from flwr.proto.node_pb2 import Node
 
-from edge_agent.drivers.fleet_link import FleetLink, FogLine, NotLetIn, pause_s
+from edge_agent.drivers.fleet_link import FleetLink
+from edge_agent.drivers.fog_line import FogLine, NotLetIn, Rejected, pause_s
 from fog_aggregator.drivers.flower_superlink import EmbeddedSuperlink
 from fog_aggregator.drivers.public_port import answer
 from learning_core.errors import ConfigError, Malformed, StateError

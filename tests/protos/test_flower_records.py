@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from learning_core.errors import Malformed
 from learning_core.params import digest, norm, shapes_of
 from learning_core.updates import ClippedUpdate, ModelVersion, Update
-from protos.flower_arrays import decode_arrays, encode_arrays
+from protos.flower_arrays import decode_arrays, encode_arrays, layout
 from protos.flower_records import (
     Declined,
     DeviceStatus,
@@ -104,7 +104,7 @@ odd_configs = st.dictionaries(
 )
 odd_metrics = st.dictionaries(st.sampled_from(["num-examples", "loss", ""]), st.floats() | st.integers(-9, 9))
 odd_arrays = st.dictionaries(
-    st.sampled_from(["w", "x"]),
+    st.sampled_from([layout({"w": (1,)}), "x"]),
     st.builds(
         FlowerArray, st.sampled_from(["float32", "object"]), st.just((1,)), st.just("numpy.ndarray"), st.binary()
     ),
@@ -139,6 +139,7 @@ REQUEST = TrainRequest("fog-a", 3, ModelVersion(1, 2), {"w": np.ones(4, np.float
 UPDATE = ClippedUpdate(Update({"w": np.full(4, 0.25, np.float32)}, 7, ModelVersion(1, 2)), 1.0)
 REPLY = Trained(3, UPDATE, {"loss": 0.5})
 SHAPES = {"w": (4,)}
+KEY = '{"w":[4]}'
 
 
 @pytest.mark.parametrize(
@@ -218,6 +219,7 @@ GOOD = _as_npy(np.ones(4, np.float32))
         _as_npy(np.ones(4, np.float64)),
         _as_npy(np.ones(4, ">f4")),
         _as_npy(np.ones(5, np.float32)),
+        _as_npy(np.ones((2, 2), np.float32)),
         GOOD.replace(b"(4,)", b"(2,)"),
         GOOD.replace(b"(4,)", b"(-4)"),
         GOOD.replace(b"<f4", b"|O8"),
@@ -229,21 +231,34 @@ GOOD = _as_npy(np.ones(4, np.float32))
     ],
 )
 def test_bytes_that_are_not_those_four_floats_are_refused(data):
-    assert decode_arrays(ArrayRecord({"w": FlowerArray("float32", (4,), "numpy.ndarray", GOOD)}), SHAPES)
+    assert decode_arrays(ArrayRecord({KEY: FlowerArray("float32", (4,), "numpy.ndarray", GOOD)}), SHAPES)
     with pytest.raises(Malformed):
-        decode_arrays(ArrayRecord({"w": FlowerArray("float32", (4,), "numpy.ndarray", data)}), SHAPES)
+        decode_arrays(ArrayRecord({KEY: FlowerArray("float32", (4,), "numpy.ndarray", data)}), SHAPES)
 
 
 @given(st.integers(0, len(GOOD) - 17), st.integers(0, 255))
 def test_no_single_changed_byte_of_a_header_changes_what_is_read(at, byte):
     data = bytearray(GOOD)
     data[at] = byte
-    record = ArrayRecord({"w": FlowerArray("float32", (4,), "numpy.ndarray", bytes(data))})
+    record = ArrayRecord({KEY: FlowerArray("float32", (4,), "numpy.ndarray", bytes(data))})
     try:
         read = decode_arrays(record, SHAPES)["w"]
     except Malformed:
         return
     np.testing.assert_array_equal(read, np.ones(4, np.float32))
+
+
+def test_weights_travel_as_one_array_that_names_what_it_is_made_of():
+    record = encode_arrays({"w": np.ones((2, 3), np.float32), "b": np.zeros((), np.float32)})
+    assert list(record) == ['{"b":[],"w":[2,3]}']
+    np.testing.assert_array_equal(next(iter(record.values())).numpy(), np.array([0, 1, 1, 1, 1, 1, 1], np.float32))
+
+
+@given(st.integers(0, 9).filter(lambda size: size != 4))
+def test_more_or_fewer_numbers_than_the_key_says_are_refused(size):
+    array = FlowerArray("float32", (size,), "numpy.ndarray", _as_npy(np.ones(size, np.float32)))
+    with pytest.raises(Malformed, match="not as many"):
+        decode_arrays(ArrayRecord({KEY: array}), SHAPES)
 
 
 def test_weights_over_the_limit_are_refused_before_they_are_read():
@@ -270,7 +285,7 @@ def test_flowers_own_averaging_reads_our_replies():
         for value, examples in ((np.zeros(2, np.float32), 1), (np.full(2, 4.0, np.float32), 3))
     ]
     arrays, metrics = FedAvg().aggregate_train(1, replies)
-    np.testing.assert_array_equal(arrays["w"].numpy(), np.full(2, 3.0, np.float32))
+    np.testing.assert_array_equal(arrays[layout({"w": (2,)})].numpy(), np.full(2, 3.0, np.float32))
     assert metrics["loss"] == 1.0
 
 
