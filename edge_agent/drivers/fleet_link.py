@@ -139,9 +139,7 @@ class FleetLink:
             raise Rejected("the fog sent what is no Flower message") from error
         self._held.add(tree.object_id)
         (self._to_train if is_training else self._to_answer).put(message)
-        received = message_pb2.ConfirmMessageReceivedRequest(
-            node=node, run_id=run_id, message_object_id=tree.object_id
-        )
+        received = message_pb2.ConfirmMessageReceivedRequest(node=node, run_id=run_id, message_object_id=tree.object_id)
         self._line.call("confirm-message-received", received, message_pb2.ConfirmMessageReceivedResponse)
 
     def _object(self, node: Any, run_id: int, object_id: str) -> bytes:

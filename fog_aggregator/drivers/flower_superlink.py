@@ -1,11 +1,10 @@
 """A Flower SuperLink inside the fog's own process; the only file of this tier that touches Flower's private modules.
 
 Flower's: the Fleet API and its check of keys, runs, messages and their objects, and the Grid on which rounds run.
-Ours: the doorbell in front of it, and the letters, which are delivered again to a device that was killed. Flower's
-Control and Runtime APIs are called in this process and served nowhere, so nobody can start a run or let in a key.
+Ours: the gate in front of it, and the letters, which are delivered again to a device that was killed. Flower's
+Control and Runtime APIs are served nowhere, only called in this process: nobody else can start a run or let in a key.
 """
 
-import asyncio
 import hashlib
 import logging
 import threading
@@ -13,7 +12,6 @@ import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +49,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from fog_aggregator.drivers.held_pulls import HeldPulls, Replaced
+from fog_aggregator.drivers.fleet_gate import FleetGate, FlowerSide
+from fog_aggregator.drivers.held_pulls import HeldPulls
 from fog_aggregator.drivers.letters import Letter, Letters
-from fog_aggregator.drivers.public_port import AsgiApp, PublicPort, Receive, Scope, Send, answer, ask, read_body
+from fog_aggregator.drivers.public_port import AsgiApp, PublicPort
 from fog_aggregator.ports import Reply
 from learning_core.errors import Malformed, StateError
-from protos.codec import MAX_BYTES
 
 HEARTBEAT_S = 30.0  # Flower's own; who is online is decided by the held pulls
-PROTOBUF = b"application/protobuf"
-_ROUTES: Mapping[str, type[Any]] = {  # what devices may call; they register with a token, on the fog's own routes
+_REQUESTS: Mapping[str, type[Any]] = {  # what devices may call; they register with a token, on the fog's own routes
     "activate-node": fleet_pb2.ActivateNodeRequest,
     "deactivate-node": fleet_pb2.DeactivateNodeRequest,
     "send-node-heartbeat": heartbeat_pb2.SendNodeHeartbeatRequest,
@@ -72,30 +69,13 @@ _ROUTES: Mapping[str, type[Any]] = {  # what devices may call; they register wit
     "pull-object": message_pb2.PullObjectRequest,
     "confirm-message-received": message_pb2.ConfirmMessageReceivedRequest,
 }
-_PROOF = [
-    name.encode() for name in (FLEET_HTTP_PUBLIC_KEY_HEADER, constant.TIMESTAMP_HEADER, FLEET_HTTP_SIGNATURE_HEADER)
-]
+_ANSWERS: Mapping[str, type[Any]] = {
+    "pull-messages": fleet_pb2.PullMessagesResponse,
+    "push-messages": fleet_pb2.PushMessagesResponse,
+    "push-object": message_pb2.PushObjectResponse,
+}
+_PROOF = (FLEET_HTTP_PUBLIC_KEY_HEADER, constant.TIMESTAMP_HEADER, FLEET_HTTP_SIGNATURE_HEADER)
 _NOT_A_MESSAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, DecodeError)
-
-
-@dataclass(slots=True)
-class _Arrival:
-    """A reply on its way in: the objects of it that are still to come, and how many bytes they may take."""
-
-    letter: Letter
-    flower_id: str
-    missing: set[str]
-    bytes_left: int = MAX_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A device's request, read."""
-
-    scope: Scope
-    receive: Receive
-    body: bytes
-    request: Any
 
 
 class EmbeddedSuperlink:
@@ -120,13 +100,12 @@ class EmbeddedSuperlink:
         self._tap = tap
         self._held = HeldPulls()
         self._letters = Letters(self._held.is_online, self._forget)
-        self._flower = _fleet_api(self._nodes.factory)
         self._posting = threading.Lock()  # guards the run
         self._run = _Run(self._nodes.state)
-        self._proofs: dict[int, list[bytes | None]] = {}  # node id -> what it last proved its key with
-        self._arrivals: dict[str, _Arrival] = {}  # by push session
-        self._collecting: set[asyncio.Task[None]] = set()
-        apps: dict[str, AsgiApp] = {"/v1/fleet/": self._fleet, "/v1/dewfall/": routes}
+        api, link_state = _fleet_api(self._nodes.factory), self._nodes.state
+        flower = FlowerSide(api, _REQUESTS, _ANSWERS, _PROOF, link_state, lambda: self._run.id, HEARTBEAT_S)
+        gate = FleetGate(flower, self._held, self._letters, self._post, self._collect)
+        apps: dict[str, AsgiApp] = {"/v1/fleet/": gate, "/v1/dewfall/": routes}
         try:
             self._port = PublicPort(host, port, certificate, private_key, apps)
         except BaseException:
@@ -184,7 +163,7 @@ class EmbeddedSuperlink:
                 self._letters.posted(letter, bool(flower_id))
 
     def _collect(self, letter: Letter, flower_id: str) -> None:
-        """Take a reply that has arrived out of Flower's hands; its contents are the device's, so anything can be odd."""
+        """Take a reply that has arrived out of Flower's hands; its contents are the device's, anything can be odd."""
         self._nodes.state.acknowledge_node_heartbeat(letter.node_id, HEARTBEAT_S)  # or Flower drops what it brought
         try:
             found = list(self._run.grid.pull_messages([flower_id]))
@@ -202,113 +181,6 @@ class EmbeddedSuperlink:
         self._nodes.state.delete_messages(set(letter.flower_ids))
         for object_id in (*letter.flower_ids, *letter.reply_ids):
             self._nodes.state.object_store.delete(object_id)
-
-    async def _fleet(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Flower's Fleet API with a doorbell: Flower checks and answers every request."""
-        route = scope["path"].removeprefix("/v1/fleet/")
-        if route not in _ROUTES or scope["method"] != "POST":
-            return await answer(send, 404)
-        ours = {
-            "activate-node": self._activate,
-            "deactivate-node": self._deactivate,
-            "pull-messages": self._pull_messages,
-            "push-messages": self._push_messages,
-            "push-object": self._push_object,
-        }
-        body = await read_body(receive)
-        try:
-            call = _Call(scope, receive, body, _ROUTES[route].FromString(body))
-            if getattr(call.request, "run_id", self._run.id) != self._run.id:
-                return await answer(send, 403)  # of a fog's life before this one
-            status, content = await ours.get(route, self._forward)(call)
-        except DecodeError:
-            return await answer(send, 400)
-        except Replaced:
-            return await answer(send, 409)
-        return await answer(send, status, content, PROTOBUF)
-
-    async def _forward(self, call: _Call) -> tuple[int, bytes]:
-        return await ask(self._flower, call.scope, call.body)
-
-    async def _activate(self, call: _Call) -> tuple[int, bytes]:
-        state = self._nodes.state
-        status, content = await self._forward(call)
-        node_id = state.get_node_id_by_public_key(call.request.public_key)
-        if status == 412 and node_id is not None:  # the key is good, but Flower believes that the node is still there
-            state.deactivate_node(node_id)
-            status, content = await self._forward(call)
-        if status == 200 and node_id is not None:
-            self._held.heard_of(node_id)
-            self._letters.doubt(node_id)
-        return status, content
-
-    async def _deactivate(self, call: _Call) -> tuple[int, bytes]:
-        status, content = await self._forward(call)
-        if status in (200, 412):
-            self._held.gone(call.request.node_id)
-        return status, content
-
-    async def _pull_messages(self, call: _Call) -> tuple[int, bytes]:
-        """Hold a device that has proved its key lately; ask Flower first about any other."""
-        node_id, headers = call.request.node.node_id, dict(call.scope["headers"])
-        proof, goodbyes = [headers.get(name) for name in _PROOF], self._held.goodbyes.get(node_id)
-        if self._proofs.get(node_id) != proof:
-            status, content = await self._forward(call)
-            if status != 200 or self._note_delivery(content) or self._held.goodbyes.get(node_id) != goodbyes:
-                return status, content
-            self._proofs[node_id] = proof
-        self._held.heard_of(node_id)
-        self._nodes.state.acknowledge_node_heartbeat(node_id, HEARTBEAT_S)
-        self._letters.settle(node_id, call.request.message_ids)
-        await self._held.hold(node_id, call.receive, lambda: self._letters.waits_for(node_id))
-        await asyncio.to_thread(self._post, [node_id])
-        status, content = await self._forward(call)
-        self._note_delivery(content if status == 200 else b"")
-        return status, content
-
-    def _note_delivery(self, content: bytes) -> bool:
-        messages = fleet_pb2.PullMessagesResponse.FromString(content).messages_list
-        for message in messages:
-            self._letters.delivered(message.metadata.message_id)
-        return bool(messages)
-
-    async def _push_messages(self, call: _Call) -> tuple[int, bytes]:
-        """A reply begins to arrive. Flower would take it from any of its nodes, the fog only from the one it asked."""
-        for message in call.request.messages_list[:1]:
-            flower_id = message.metadata.reply_to_message_id
-            letter = self._letters.find(flower_id)
-            source = {call.request.node.node_id, message.metadata.src_node_id}
-            if letter is None or source != {letter.node_id}:
-                return 403, b""
-            status, content = await self._forward(call)
-            if status == 200:
-                response = fleet_pb2.PushMessagesResponse.FromString(content)
-                letter.reply_ids.append(message.metadata.message_id)
-                self._arrivals = {key: it for key, it in self._arrivals.items() if it.letter.reply is None}
-                arrival = _Arrival(letter, flower_id, set(response.objects_to_push))
-                self._arrivals[response.session_id] = arrival
-                self._collect_if_whole(arrival)
-            return status, content
-        return 400, b""
-
-    async def _push_object(self, call: _Call) -> tuple[int, bytes]:
-        arrival = self._arrivals.get(call.request.session_id)
-        if arrival is None or call.request.object_id not in arrival.missing:
-            return await self._forward(call)
-        arrival.bytes_left -= len(call.body)
-        if arrival.bytes_left < 0:
-            return 413, b""
-        status, content = await self._forward(call)
-        if status == 200 and message_pb2.PushObjectResponse.FromString(content).stored:
-            arrival.missing.discard(call.request.object_id)
-            self._collect_if_whole(arrival)
-        return status, content
-
-    def _collect_if_whole(self, arrival: _Arrival) -> None:
-        if not arrival.missing:
-            task = asyncio.create_task(asyncio.to_thread(self._collect, arrival.letter, arrival.flower_id))
-            self._collecting.add(task)
-            task.add_done_callback(self._collecting.discard)
 
 
 class _Run:

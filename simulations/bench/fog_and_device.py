@@ -51,18 +51,19 @@ PAYLOADS: Mapping[str, Shapes] = {
 
 @dataclass(frozen=True, slots=True)
 class TrivialDevice:
-    """Learns nothing: its update is a hundredth of what it was sent. `train_s`: how long that takes it."""
+    """Learns nothing: its update is a hundredth of what it was sent, times its place. `train_s`: how long it takes."""
 
     shapes: Shapes
     train_s: float = 0.0
+    place: int = 0  # no two devices answer with the same bytes, which Flower would store and move only once
 
     def status(self, query: StatusQuery) -> DeviceStatus:
-        return DeviceStatus(True, "", query.latest_release, 60, {"charge": 1.0, "soc_temp_c": 40.0})
+        return DeviceStatus(True, "", query.latest_release, 60, {"charge": 1.0, "soc_temp_c": 40.0 + self.place})
 
     def train(self, request: TrainRequest) -> Trained:
         time.sleep(self.train_s)
-        update = Update(params.scale(request.shared, 0.01), 60, request.base_version)
-        return Trained(request.round, clip(update, request.clip_norm), {"loss": 0.5})
+        update = Update(params.scale(request.shared, 0.01 * (1 + self.place)), 60, request.base_version)
+        return Trained(request.round, clip(update, request.clip_norm), {"loss": 0.5 + self.place})
 
     def adapter_shapes(self) -> Shapes:
         return self.shapes
@@ -158,7 +159,7 @@ def _run_device(key: Path, address: str, payload: str, train_s: float) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    app = make_client_app(TrivialDevice(PAYLOADS[payload], train_s))
+    app = make_client_app(TrivialDevice(PAYLOADS[payload], train_s, int(key.name.rpartition("-")[2])))
     FleetLink(address, key.parent / "ca.crt", read_key(key), app).run(stop)
 
 

@@ -231,12 +231,12 @@ def _crossed(content: Mapping[str, Any]) -> str:
 
 
 def _short(fields: Sequence[str]) -> list[str]:
-    """Many arrays as one entry: an adapter's, or those of a release's files on their way down."""
+    """Many weights as one entry: an adapter's, or those of a release's files on their way down."""
     release = [each for each in fields if each.startswith("data/") or each == "data: bytes"]
-    arrays = [each for each in fields if each not in release and ("lora_B" in each or "label_rows" in each)]
-    shown = [each for each in fields if each not in arrays and each not in release]
-    if arrays:
-        shown.append(f"{len(arrays)} adapter arrays (lora_B, label_rows)")
+    adapter = [each for each in fields if each not in release and ("lora_B" in each or "label_rows" in each)]
+    shown = [each for each in fields if each not in adapter and each not in release]
+    if count := sum(each.count("lora_B") + each.count("label_rows") for each in adapter):
+        shown.append(f"{count} adapter weights (lora_B, label_rows)")
     return [*shown, "pieces of a release's files"] if release else shown
 
 
