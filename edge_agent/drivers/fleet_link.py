@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 PULL_TIMEOUT_S = 30.0  # the fog holds a pull for about 10 s
 HEARTBEAT_S = 30.0  # Flower gives a node up after two of these without a sign of life
+KNOWN_OBJECTS, KNOWN_BYTES = 16, 2048  # how many objects are kept, and how large one of them is at most
 OBJECT_WAIT_S = 10.0  # how long a message's objects may be on their way to the fog
 _NOT_A_MESSAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
@@ -58,6 +59,7 @@ class FleetLink:
         self._held: set[str] = set()  # ids of messages that are fetched and not answered yet
         self._node_id: int | None = None
         self._beat_at_s = 0.0
+        self._known: dict[str, bytes] = {}  # small objects by their hash: the fog's queries are alike
         self._stop = threading.Event()
         self.trouble = "not connected yet"  # one sentence; empty while the line is up
 
@@ -72,18 +74,19 @@ class FleetLink:
         stop.wait()
         for inbox in inboxes:
             inbox.put(None)
-        if self._node_id is not None and not self.trouble:
-            self._say_goodbye(self._node_id)
-        fetcher.join(timeout=1.0)
+        self._say_goodbye()
+        fetcher.join(timeout=2.0)
         self._line.close()
 
     def traffic(self) -> tuple[int, int]:
         """Bytes sent and received so far."""
         return self._line.traffic()
 
-    def _say_goodbye(self, node_id: int) -> None:
+    def _say_goodbye(self) -> None:
         """The fog then lets go of the held pull, so that stopping does not have to wait for it."""
-        request = fleet_pb2.DeactivateNodeRequest(node_id=node_id)
+        if self._node_id is None or self.trouble:
+            return
+        request = fleet_pb2.DeactivateNodeRequest(node_id=self._node_id)
         try:
             self._line.call("deactivate-node", request, fleet_pb2.DeactivateNodeResponse, timeout_s=1.0)
         except DewfallError as error:
@@ -102,6 +105,7 @@ class FleetLink:
                 self.trouble = str(error)
                 self._node_id = None  # say hello again: a held pull would tell only much later that the line is up
                 self._stop.wait(pause_s(failures, random.random()))  # noqa: S311
+        self._say_goodbye()  # again: the last pull may have overtaken the first one, which is then forgotten
 
     def _fetch_one(self) -> None:
         if self._node_id is None:
@@ -109,6 +113,8 @@ class FleetLink:
             self._node_id = self._line.call("activate-node", hello, fleet_pb2.ActivateNodeResponse).node_id
             self._beat_at_s = time.monotonic()
             self.trouble = ""
+        if self._stop.is_set():
+            return
         node = Node(node_id=self._node_id)
         began_s = time.monotonic()
         if began_s - self._beat_at_s > HEARTBEAT_S / 2:
@@ -144,15 +150,24 @@ class FleetLink:
 
     def _object(self, node: Any, run_id: int, object_id: str) -> bytes:
         """One object, waiting with growing pauses while it is on its way to the fog. Raises Rejected, LinkDown."""
+        if object_id in self._known:
+            return self._known[object_id]
         request = message_pb2.PullObjectRequest(node=node, run_id=run_id, object_id=object_id)
         for pause in _pauses(OBJECT_WAIT_S):
             response = self._line.call("pull-object", request, message_pb2.PullObjectResponse)
             if not response.object_found:
                 break
             if response.object_available:
+                self._keep(object_id, response.object_content)
                 return bytes(response.object_content)
             self._stop.wait(pause)
         raise Rejected("the fog announced a message and does not have it")
+
+    def _keep(self, object_id: str, content: bytes) -> None:
+        if len(content) <= KNOWN_BYTES:
+            self._known[object_id] = content
+        if len(self._known) > KNOWN_OBJECTS:
+            del self._known[next(iter(self._known))]
 
     def _work(self, messages: "queue.SimpleQueue[Message | None]") -> None:
         while (message := messages.get()) is not None:

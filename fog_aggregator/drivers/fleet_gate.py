@@ -137,7 +137,8 @@ class FleetGate:
         self._flower.state.acknowledge_node_heartbeat(node_id, self._flower.heartbeat_s)
         self._letters.settle(node_id, call.request.message_ids)
         await self._held.hold(node_id, call.receive, lambda: self._letters.waits_for(node_id))
-        await asyncio.to_thread(self._post, [node_id])
+        if self._letters.waits_here_for(node_id):
+            await asyncio.to_thread(self._post, [node_id])
         status, content = await self._forward(call)
         self._note_delivery(content if status == 200 else b"")
         return status, content

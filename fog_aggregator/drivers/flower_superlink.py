@@ -12,12 +12,13 @@ import uuid
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from flwr.app import Message, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
@@ -38,7 +39,8 @@ from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, public_key_to_bytes
-from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
+from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware, get_protobuf_request
+from flwr.superlink.dependencies.linkstate import get_linkstate
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.grid import HttpGrid
 from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
@@ -69,12 +71,8 @@ _REQUESTS: Mapping[str, type[Any]] = {  # what devices may call; they register w
     "pull-object": message_pb2.PullObjectRequest,
     "confirm-message-received": message_pb2.ConfirmMessageReceivedRequest,
 }
-_ANSWERS: Mapping[str, type[Any]] = {
-    "pull-messages": fleet_pb2.PullMessagesResponse,
-    "push-messages": fleet_pb2.PushMessagesResponse,
-    "push-object": message_pb2.PushObjectResponse,
-}
-_PROOF = (FLEET_HTTP_PUBLIC_KEY_HEADER, constant.TIMESTAMP_HEADER, FLEET_HTTP_SIGNATURE_HEADER)
+_ANSWERS = {"pull-messages": fleet_pb2.PullMessagesResponse, "push-messages": fleet_pb2.PushMessagesResponse}
+_ANSWERS |= {"push-object": message_pb2.PushObjectResponse}
 _NOT_A_MESSAGE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, DecodeError)
 
 
@@ -103,7 +101,8 @@ class EmbeddedSuperlink:
         self._posting = threading.Lock()  # guards the run
         self._run = _Run(self._nodes.state)
         api, link_state = _fleet_api(self._nodes.factory), self._nodes.state
-        flower = FlowerSide(api, _REQUESTS, _ANSWERS, _PROOF, link_state, lambda: self._run.id, HEARTBEAT_S)
+        proof = (FLEET_HTTP_PUBLIC_KEY_HEADER, constant.TIMESTAMP_HEADER, FLEET_HTTP_SIGNATURE_HEADER)
+        flower = FlowerSide(api, _REQUESTS, _ANSWERS, proof, link_state, lambda: self._run.id, HEARTBEAT_S)
         gate = FleetGate(flower, self._held, self._letters, self._post, self._collect)
         apps: dict[str, AsgiApp] = {"/v1/fleet/": gate, "/v1/dewfall/": routes}
         try:
@@ -115,7 +114,6 @@ class EmbeddedSuperlink:
         self.port = self._port.port
 
     def enroll(self, public_key: bytes, name: str) -> int:
-        """See `Fleet`. Raises Malformed when this is no P-384 public key in PEM."""
         return self._nodes.enroll(public_key, name)
 
     def online(self) -> frozenset[int]:
@@ -126,8 +124,7 @@ class EmbeddedSuperlink:
         for node_id in sent.values():
             self._tap("to_device", payloads[node_id])
         self._letters.add({letter_id: (node, payloads[node]) for letter_id, node in sent.items()}, kind, ttl_s)
-        online = self.online()
-        self._post([node_id for node_id in sent.values() if node_id in online])
+        self._post(self.online().intersection(sent.values()))
         self._port.call_soon(lambda: self._held.ring(sent.values()))
         return sent
 
@@ -151,8 +148,7 @@ class EmbeddedSuperlink:
                 self._run.close()
                 self._run = _Run(self._nodes.state)
                 self._letters.recall()
-            due = self._letters.claim(node_ids)
-            if not due:
+            if not (due := self._letters.claim(node_ids)):
                 return
             messages = [self._run.message(letter, left_s) for letter, left_s in due]
             with no_object_id_recompute():
@@ -166,15 +162,14 @@ class EmbeddedSuperlink:
         """Take a reply that has arrived out of Flower's hands; its contents are the device's, anything can be odd."""
         self._nodes.state.acknowledge_node_heartbeat(letter.node_id, HEARTBEAT_S)  # or Flower drops what it brought
         try:
-            found = list(self._run.grid.pull_messages([flower_id]))
-            if not found:
+            if not (found := list(self._run.grid.pull_messages([flower_id]))):
                 return  # Flower did not accept it
             content, reason = (found[0].content, "") if found[0].has_content() else (None, found[0].error.reason)
         except _NOT_A_MESSAGE:
             content, reason = None, "the device sent what is no Flower message"
         if content is not None:
             self._tap("from_device", content)
-        self._letters.answer(letter, Reply(letter.id, letter.node_id, content, "" if content else _one_line(reason)))
+        self._letters.answer(letter, content, reason)
 
     def _forget(self, letter: Letter) -> None:
         """Free what Flower still has of a letter that is over."""
@@ -190,10 +185,8 @@ class _Run:
         self._state = state
         fab = b"devices of Dewfall run no code that a fog sends"
         fab_hash = state.store_fab(Fab(hashlib.sha256(fab).hexdigest(), fab, {}))
-        nobody = constant.NOOP_FLWR_AID
-        self.id: int = state.create_run(
-            "dewfall/fog", "1", fab_hash, {}, NOOP_FEDERATION_ID, None, nobody, TaskType.SERVER_APP
-        )
+        whose = (NOOP_FEDERATION_ID, None, constant.NOOP_FLWR_AID)
+        self.id: int = state.create_run("dewfall/fog", "1", fab_hash, {}, *whose, TaskType.SERVER_APP)
         (run,) = state.get_run_info(run_ids=[self.id])
         token = state.claim_task(run.primary_task_id)
         state.activate_task(run.primary_task_id)
@@ -208,8 +201,8 @@ class _Run:
         return bool(self._state.acknowledge_task_heartbeat(self._task.task_id))
 
     def message(self, letter: Letter, ttl_s: float) -> Message:
-        source = constant.SUPERLINK_NODE_ID
-        metadata = Metadata(self.id, "", source, letter.node_id, "", "", now().timestamp(), ttl_s, letter.kind)
+        way = (constant.SUPERLINK_NODE_ID, letter.node_id)
+        metadata = Metadata(self.id, "", *way, "", "", now().timestamp(), ttl_s, letter.kind)
         return make_message(metadata=metadata, content=letter.content)
 
     def close(self) -> None:
@@ -220,14 +213,12 @@ class _Runtime:
     """The client of Flower's Runtime API that its Grid uses, without a wire: the requests go to the API's handlers."""
 
     def __init__(self, state: Any, task: Any) -> None:
-        def bound(handle: Callable[[Any, Any, Any], Any]) -> Callable[[Any], Any]:
-            return lambda request: handle(request, state, task)
-
-        self.PushMessages = bound(runtime_handlers.push_messages)
-        self.PullMessages = bound(runtime_handlers.pull_messages)
-        self.PushObject = bound(runtime_handlers.push_object)
-        self.PullObject = bound(runtime_handlers.pull_object)
-        self.ConfirmMessageReceived = bound(runtime_handlers.confirm_message_received)
+        about = {"state": state, "task": task}
+        self.PushMessages = partial(runtime_handlers.push_messages, **about)
+        self.PullMessages = partial(runtime_handlers.pull_messages, **about)
+        self.PushObject = partial(runtime_handlers.push_object, **about)
+        self.PullObject = partial(runtime_handlers.pull_object, **about)
+        self.ConfirmMessageReceived = partial(runtime_handlers.confirm_message_received, **about)
 
 
 class NodeBook:
@@ -250,6 +241,7 @@ class NodeBook:
             self._know(node)
 
     def enroll(self, public_key: bytes, name: str) -> int:
+        """See `Fleet`. Raises Malformed when this is no P-384 public key in PEM."""
         try:
             key = bytes_to_public_key(public_key)
             if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
@@ -257,10 +249,10 @@ class NodeBook:
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise Malformed("a device's key has to be an elliptic-curve P-384 public key in PEM") from error
         canonical = public_key_to_bytes(key)
+        owner = (constant.NOOP_FLWR_AID, constant.NOOP_ACCOUNT_NAME)
         with self._lock, self._readable():
             node_id: int | None = self.state.get_node_id_by_public_key(canonical)
             if node_id is None:
-                owner = constant.NOOP_FLWR_AID, constant.NOOP_ACCOUNT_NAME
                 node_id = int(self._saved.create_node(*owner, canonical, HEARTBEAT_S, name=name))
                 self._know(*self._saved.get_node_info(node_ids=[node_id]))
             return node_id
@@ -289,15 +281,18 @@ class NodeBook:
 
 def _fleet_api(factory: LinkStateFactory) -> FastAPI:
     """What Flower's own SuperLink app serves under /v1/fleet/, and none of the rest of it."""
-    translate = Middleware(BaseHTTPMiddleware, dispatch=http_error_translator)
-    middleware = [translate, Middleware(ProtobufTranslationMiddleware), Middleware(NodeAuthMiddleware)]
-    app = FastAPI(openapi_url=None, middleware=middleware)
+
+    async def linkstate() -> Any:  # for this one and the next Flower takes a thread, in each request
+        return factory.state()
+
+    async def protobuf_request(request: Request) -> Any:
+        return get_protobuf_request(request)
+
+    errors = Middleware(BaseHTTPMiddleware, dispatch=http_error_translator)
+    layers = [errors, Middleware(ProtobufTranslationMiddleware), Middleware(NodeAuthMiddleware)]
+    app = FastAPI(openapi_url=None, middleware=layers)
     app.include_router(fleet_router)
+    app.dependency_overrides = {get_linkstate: linkstate, get_protobuf_request: protobuf_request}
     app.state.linkstate_factory = factory
     app.state.enable_supernode_auth = True
     return app
-
-
-def _one_line(reason: str | None) -> str:
-    """A device's own words, fit to be logged."""
-    return "".join(letter if letter.isprintable() else " " for letter in (reason or "")[:200]) or "refused"

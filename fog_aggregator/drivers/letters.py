@@ -83,6 +83,11 @@ class Letters:
                 for letter in self._letters.values()
             )
 
+    def waits_here_for(self, node_id: int) -> bool:
+        """Whether there is something to claim."""
+        with self._changed:
+            return any(letter.node_id == node_id and self._is_due(letter) for letter in self._letters.values())
+
     def name(self, letter: Letter, flower_id: str) -> None:
         """Flower will know it under this id."""
         with self._changed:
@@ -125,11 +130,13 @@ class Letters:
             found = (letter for letter in self._letters.values() if flower_id in letter.flower_ids)
             return next((letter for letter in found if letter.reply is None), None)
 
-    def answer(self, letter: Letter, reply: Reply) -> None:
-        """Take in a reply, the first one only."""
+    def answer(self, letter: Letter, content: RecordDict | None, reason: str | None) -> None:
+        """Take in a reply, the first one only: content, or None and the device's words why there is none."""
         with self._changed:
             if letter.reply is None:
-                letter.reply = reply
+                letter.reply = Reply(
+                    letter.id, letter.node_id, content, "" if content is not None else _one_line(reason)
+                )
                 self._changed.notify_all()
 
     def take(self, letter_ids: Collection[str], wait_s: float) -> list[Reply]:
@@ -170,3 +177,8 @@ class Letters:
         if outcome is not None:
             self._end(letter)
         return outcome
+
+
+def _one_line(reason: str | None) -> str:
+    """A device's own words, fit to be logged."""
+    return "".join(letter if letter.isprintable() else " " for letter in (reason or "")[:200]) or "refused"

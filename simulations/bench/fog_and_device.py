@@ -51,7 +51,7 @@ PAYLOADS: Mapping[str, Shapes] = {
 
 @dataclass(frozen=True, slots=True)
 class TrivialDevice:
-    """Learns nothing: its update is a hundredth of what it was sent, times its place. `train_s`: how long it takes."""
+    """Learns nothing: its update is a hundredth of what it was sent. `train_s`: how long that takes it."""
 
     shapes: Shapes
     train_s: float = 0.0
@@ -62,7 +62,10 @@ class TrivialDevice:
 
     def train(self, request: TrainRequest) -> Trained:
         time.sleep(self.train_s)
-        update = Update(params.scale(request.shared, 0.01 * (1 + self.place)), 60, request.base_version)
+        delta = params.scale(request.shared, 0.01)
+        for values in delta.values():
+            values.flat[self.place] *= -1
+        update = Update(delta, 60, request.base_version)
         return Trained(request.round, clip(update, request.clip_norm), {"loss": 0.5 + self.place})
 
     def adapter_shapes(self) -> Shapes:

@@ -5,7 +5,6 @@ import pytest
 from flwr.app import ConfigRecord, RecordDict
 
 from fog_aggregator.drivers.letters import KEEP_S, MAX_POSTINGS, Letters
-from fog_aggregator.ports import Reply
 
 DEVICE, OTHER = 11, 12
 
@@ -52,7 +51,7 @@ def post(box: Letters, flower_id: str, node_id: int = DEVICE):
 
 
 def answer(box: Letters, letter, number: int) -> None:
-    box.answer(letter, Reply(letter.id, letter.node_id, content(number), ""))
+    box.answer(letter, content(number), "")
 
 
 def test_a_letter_is_posted_once_and_its_reply_is_given_once(box, forgotten):
@@ -136,9 +135,12 @@ def test_what_nobody_asks_about_is_forgotten(box, watch, forgotten):
     assert "not known" in box.take(["a"], 0.0)[0].error
 
 
-def test_an_absent_device_is_an_outcome(box):
+def test_an_absent_device_and_an_error_reply_are_outcomes_in_one_line(box):
     write(box, "a", node_id=OTHER)
     assert box.take(["a"], 0.0)[0].error == "the device is offline"
+    write(box, "b")
+    box.answer(post(box, "f1"), None, "too\nhot\x1b[31m")
+    assert box.take(["b"], 0.0)[0].error == "too hot [31m"
 
 
 def test_whoever_waits_is_woken_by_the_reply_and_by_the_end():
