@@ -25,6 +25,7 @@ cli = typer.Typer(
 config_cli = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 cli.add_typer(config_cli, name="config")
 console = Console()
+OURS = {"cloud_server", "protos", "learning_core"}  # no extra has these
 
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file with the settings.")]
 State = Annotated[Path | None, typer.Option("--state", help="State folder; wins over the settings.")]
@@ -165,6 +166,8 @@ def main() -> None:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(error.exit_code) from None
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in OURS:
+            raise
         sys.stderr.write(f"{error.name} is not installed; install the extra `cloud` of dewfall\n")
         raise SystemExit(1) from None
 

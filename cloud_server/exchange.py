@@ -74,12 +74,13 @@ class Exchange:
         """The newest release and shared version; with the adapter when the asker's is older and it is not zero."""
         with self._turn:
             row, shared = self._registry.latest_release(), self.shared_version()
+            distilling = self._registry.distilling() is not None
             adapter: Params | None = None
             if known < shared and shared.step > 0:
                 adapter = self._registry.shared_adapter(shared)
         if row is None:
             return Latest(0, "", shared, None)
-        return Latest(row.version, row.manifest_sha256, shared, adapter)
+        return Latest(row.version, row.manifest_sha256, shared, adapter, distilling)
 
     def shared_version(self) -> ModelVersion:
         return self._registry.shared_version() or ModelVersion(0)

@@ -34,6 +34,7 @@ ENVIRONMENT = {
 }
 
 M_ARENA_MAX = -8
+OURS = {"edge_agent", "protos", "learning_core"}  # no extra has these
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="The device's settings, a TOML file.")]
 MaybeConfig = Annotated[Path | None, typer.Option("--config", help="The device's settings, a TOML file.")]
@@ -142,6 +143,8 @@ def main() -> None:
         print(error, file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in OURS:
+            raise
         print(f"{error.name} is not installed; install the extra `edge` of dewfall", file=sys.stderr)  # noqa: T201
         sys.exit(1)
 

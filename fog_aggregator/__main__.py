@@ -19,6 +19,8 @@ cli = typer.Typer(
 config = typer.Typer(help="Look at the settings.", no_args_is_help=True)
 cli.add_typer(config, name="config")
 
+OURS = {"fog_aggregator", "protos", "learning_core"}  # no extra has these
+
 ConfigFile = Annotated[Path, typer.Option("--config", help="The fog's settings (TOML).")]
 SomeConfig = Annotated[Path | None, typer.Option("--config", help="The fog's settings (TOML).")]
 SomeState = Annotated[Path | None, typer.Option("--state", help="The fog's state folder, instead of --config.")]
@@ -131,6 +133,8 @@ def main() -> None:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in OURS:
+            raise
         typer.echo(f"{error.name} is not installed; install the extra `fog` of dewfall", err=True)
         sys.exit(1)
 

@@ -104,6 +104,7 @@ class Fog:
                 secret_rng,
                 self._stopping,
                 reached,
+                self._held_back,
             )
             file.remember("starts", str(self._starts).encode())  # last: a start that was refused is none
             self._ending = ending.pop_all()
@@ -135,6 +136,9 @@ class Fog:
 
     def _stopping(self) -> bool:
         return self._stop
+
+    def _held_back(self) -> str:
+        return "the cloud is making the next release" if self._uplink.distilling else ""
 
     def _give_up(self, failure: DewfallError) -> None:
         self._failure = failure

@@ -48,6 +48,7 @@ class Site:
     fresh_rng: Callable[[], np.random.Generator]
     stopping: Callable[[], bool]
     reached: Callable[[str], None]  # told the name of each step that is done; fault tests stop the process there
+    held_back: Callable[[], str]  # why no round may begin now; "" when one may
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +144,8 @@ def turn(site: Site) -> Iterator[Event]:
 
 
 def _obstacle(site: Site) -> str | None:
-    if site.journal.base() is None:
-        return "no release is mirrored yet"
+    if reason := "no release is mirrored yet" if site.journal.base() is None else site.held_back():
+        return reason
     enrolled = site.journal.enrolled()
     if len(enrolled) < site.pace.min_devices:
         return f"{len(enrolled)} of at least {site.pace.min_devices} devices are enrolled"

@@ -42,8 +42,17 @@ class SharedAdopted:
 Exchanged = Delivered | ReleaseAdopted | SharedAdopted
 
 
-def exchange(journal: Journal, cloud: Cloud, mirror: Mirror, reached: Callable[[str], None]) -> Iterator[Exchanged]:
-    """Send what is due, then take what is new. Raises LinkDown, and Tampered or Malformed for a bad release."""
+def exchange(
+    journal: Journal,
+    cloud: Cloud,
+    mirror: Mirror,
+    reached: Callable[[str], None],
+    heard: Callable[[Latest], None] = lambda _: None,
+) -> Iterator[Exchanged]:
+    """Send what is due, then take what is new; `heard` is told how the cloud stands.
+
+    Raises LinkDown, and Tampered or Malformed for a bad release.
+    """
     while (aggregate := journal.outgoing()) is not None:
         ack = cloud.push(aggregate)
         reached("outbox.sent")
@@ -59,6 +68,7 @@ def exchange(journal: Journal, cloud: Cloud, mirror: Mirror, reached: Callable[[
         yield from _adopt_mirrored(journal, mirror)
         latest = cloud.poll(known_version(journal))
     yield from _adopt_shared(journal, latest)
+    heard(latest)
 
 
 def known_version(journal: Journal) -> ModelVersion:

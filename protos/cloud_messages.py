@@ -62,6 +62,7 @@ class Latest:
     manifest_sha256: str  # 64 hex digits, "" when nothing is published
     shared: ModelVersion
     adapter: Params | None
+    distilling: bool = False  # the next release is being made: an aggregate for this one would come too late
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,7 @@ def encode_latest(latest: Latest) -> pb.PollReply:
         manifest_sha256=bytes.fromhex(latest.manifest_sha256),
         shared=_version_message(latest.shared),
         shared_adapter=b"" if latest.adapter is None else encode_params(latest.adapter),
+        distilling=latest.distilling,
     )
 
 
@@ -173,7 +175,7 @@ def decode_latest(message: pb.PollReply, expected: Shapes | None = None) -> Late
     adapter = None
     if message.shared_adapter:
         adapter = decode_params(message.shared_adapter, expected, MAX_ADAPTER_BYTES)
-    return Latest(release, message.manifest_sha256.hex(), shared, adapter)
+    return Latest(release, message.manifest_sha256.hex(), shared, adapter, message.distilling)
 
 
 def encode_file_request(request: FileRequest) -> pb.FileRequest:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14protos/dewfall.proto\x12\ndewfall.v1\"(\n\x07Version\x12\x0f\n\x07release\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\r\"F\n\rEnrollRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03\x66og\x18\x02 \x01(\t\x12\x19\n\x11\x63redential_sha256\x18\x03 \x01(\x0c\"\r\n\x0b\x45nrollReply\"\x81\x01\n\x10\x41ggregateMessage\x12\x0b\n\x03\x66og\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12)\n\x0c\x62\x61se_version\x18\x03 \x01(\x0b\x32\x13.dewfall.v1.Version\x12\x17\n\x0f\x65xpected_cohort\x18\x04 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x05 \x01(\x0c\"\xaa\x01\n\x03\x41\x63k\x12(\n\x07verdict\x18\x01 \x01(\x0e\x32\x17.dewfall.v1.Ack.Verdict\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12#\n\x06shared\x18\x03 \x01(\x0b\x32\x13.dewfall.v1.Version\"D\n\x07Verdict\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\x0c\n\x08\x41\x43\x43\x45PTED\x10\x01\x12\r\n\tDUPLICATE\x10\x02\x12\x0b\n\x07REFUSED\x10\x03\"1\n\x0bPollRequest\x12\"\n\x05known\x18\x01 \x01(\x0b\x32\x13.dewfall.v1.Version\"y\n\tPollReply\x12\x16\n\x0elatest_release\x18\x01 \x01(\r\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\x12#\n\x06shared\x18\x03 \x01(\x0b\x32\x13.dewfall.v1.Version\x12\x16\n\x0eshared_adapter\x18\x04 \x01(\x0c\"<\n\x0b\x46ileRequest\x12\x0f\n\x07release\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xf8\x01\n\x05\x43loud\x12<\n\x06\x45nroll\x12\x19.dewfall.v1.EnrollRequest\x1a\x17.dewfall.v1.EnrollReply\x12>\n\rPushAggregate\x12\x1c.dewfall.v1.AggregateMessage\x1a\x0f.dewfall.v1.Ack\x12\x36\n\x04Poll\x12\x17.dewfall.v1.PollRequest\x1a\x15.dewfall.v1.PollReply\x12\x39\n\tFetchFile\x12\x17.dewfall.v1.FileRequest\x1a\x11.dewfall.v1.Chunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14protos/dewfall.proto\x12\ndewfall.v1\"(\n\x07Version\x12\x0f\n\x07release\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\r\"F\n\rEnrollRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03\x66og\x18\x02 \x01(\t\x12\x19\n\x11\x63redential_sha256\x18\x03 \x01(\x0c\"\r\n\x0b\x45nrollReply\"\x81\x01\n\x10\x41ggregateMessage\x12\x0b\n\x03\x66og\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\x04\x12)\n\x0c\x62\x61se_version\x18\x03 \x01(\x0b\x32\x13.dewfall.v1.Version\x12\x17\n\x0f\x65xpected_cohort\x18\x04 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x05 \x01(\x0c\"\xaa\x01\n\x03\x41\x63k\x12(\n\x07verdict\x18\x01 \x01(\x0e\x32\x17.dewfall.v1.Ack.Verdict\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12#\n\x06shared\x18\x03 \x01(\x0b\x32\x13.dewfall.v1.Version\"D\n\x07Verdict\x12\x0f\n\x0bUNSPECIFIED\x10\x00\x12\x0c\n\x08\x41\x43\x43\x45PTED\x10\x01\x12\r\n\tDUPLICATE\x10\x02\x12\x0b\n\x07REFUSED\x10\x03\"1\n\x0bPollRequest\x12\"\n\x05known\x18\x01 \x01(\x0b\x32\x13.dewfall.v1.Version\"\x8d\x01\n\tPollReply\x12\x16\n\x0elatest_release\x18\x01 \x01(\r\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\x0c\x12#\n\x06shared\x18\x03 \x01(\x0b\x32\x13.dewfall.v1.Version\x12\x16\n\x0eshared_adapter\x18\x04 \x01(\x0c\x12\x12\n\ndistilling\x18\x05 \x01(\x08\"<\n\x0b\x46ileRequest\x12\x0f\n\x07release\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xf8\x01\n\x05\x43loud\x12<\n\x06\x45nroll\x12\x19.dewfall.v1.EnrollRequest\x1a\x17.dewfall.v1.EnrollReply\x12>\n\rPushAggregate\x12\x1c.dewfall.v1.AggregateMessage\x1a\x0f.dewfall.v1.Ack\x12\x36\n\x04Poll\x12\x17.dewfall.v1.PollRequest\x1a\x15.dewfall.v1.PollReply\x12\x39\n\tFetchFile\x12\x17.dewfall.v1.FileRequest\x1a\x11.dewfall.v1.Chunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,12 +45,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ACK_VERDICT']._serialized_end=468
   _globals['_POLLREQUEST']._serialized_start=470
   _globals['_POLLREQUEST']._serialized_end=519
-  _globals['_POLLREPLY']._serialized_start=521
-  _globals['_POLLREPLY']._serialized_end=642
-  _globals['_FILEREQUEST']._serialized_start=644
-  _globals['_FILEREQUEST']._serialized_end=704
-  _globals['_CHUNK']._serialized_start=706
-  _globals['_CHUNK']._serialized_end=727
-  _globals['_CLOUD']._serialized_start=730
-  _globals['_CLOUD']._serialized_end=978
+  _globals['_POLLREPLY']._serialized_start=522
+  _globals['_POLLREPLY']._serialized_end=663
+  _globals['_FILEREQUEST']._serialized_start=665
+  _globals['_FILEREQUEST']._serialized_end=725
+  _globals['_CHUNK']._serialized_start=727
+  _globals['_CHUNK']._serialized_end=748
+  _globals['_CLOUD']._serialized_start=751
+  _globals['_CLOUD']._serialized_end=999
 # @@protoc_insertion_point(module_scope)

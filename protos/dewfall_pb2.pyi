@@ -69,16 +69,18 @@ class PollRequest(_message.Message):
     def __init__(self, known: _Optional[_Union[Version, _Mapping]] = ...) -> None: ...
 
 class PollReply(_message.Message):
-    __slots__ = ("latest_release", "manifest_sha256", "shared", "shared_adapter")
+    __slots__ = ("latest_release", "manifest_sha256", "shared", "shared_adapter", "distilling")
     LATEST_RELEASE_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
     SHARED_ADAPTER_FIELD_NUMBER: _ClassVar[int]
+    DISTILLING_FIELD_NUMBER: _ClassVar[int]
     latest_release: int
     manifest_sha256: bytes
     shared: Version
     shared_adapter: bytes
-    def __init__(self, latest_release: _Optional[int] = ..., manifest_sha256: _Optional[bytes] = ..., shared: _Optional[_Union[Version, _Mapping]] = ..., shared_adapter: _Optional[bytes] = ...) -> None: ...
+    distilling: bool
+    def __init__(self, latest_release: _Optional[int] = ..., manifest_sha256: _Optional[bytes] = ..., shared: _Optional[_Union[Version, _Mapping]] = ..., shared_adapter: _Optional[bytes] = ..., distilling: _Optional[bool] = ...) -> None: ...
 
 class FileRequest(_message.Message):
     __slots__ = ("release", "name", "offset")

@@ -26,6 +26,15 @@ bench = typer.Typer(help="Measure, beside a peer in the same run where there is 
 for name, tier in {"edge": edge, "fog": fog, "cloud": cloud, "simulate": simulate, "bench": bench}.items():
     app.add_typer(tier, name=name)
 
+OURS = {
+    "simulations",
+    "edge_agent",
+    "fog_aggregator",
+    "cloud_server",
+    "protos",
+    "learning_core",
+}  # no extra has these
+
 Seed = Annotated[int, typer.Option(help="Decides every random choice of the run.")]
 Out = Annotated[Path, typer.Option(help="Where report.json and report.html go.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")]
@@ -108,6 +117,8 @@ def main() -> None:
         print(f"dewfall: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in OURS:
+            raise
         missing = f"{error.name} is not installed; `dewfall doctor` says how to install each role"
         print(f"dewfall: {missing}", file=sys.stderr)  # noqa: T201
         sys.exit(1)

@@ -42,6 +42,7 @@ class SimulatedCloud:
         self.kept: dict[tuple[str, int], Aggregate] = {}
         self.pushes = 0
         self.away = False
+        self.distilling = False
         self.on_kept: Callable[[Aggregate], None] = lambda _: None
 
     def publish(self, folder: Path) -> None:
@@ -69,7 +70,8 @@ class SimulatedCloud:
             return Latest(0, "", self.version, None)
         newest = max(self._folders)
         digest = sum_of((self._folders[newest] / MANIFEST).read_bytes()).sha256
-        return Latest(newest, digest, self.version, self._shared if known < self.version else None)
+        adapter = self._shared if known < self.version else None
+        return Latest(newest, digest, self.version, adapter, self.distilling)
 
     def fetch(self, release: int, name: str, offset: int) -> Iterator[bytes]:
         self._reach()
@@ -113,6 +115,7 @@ class SimulatedSite:
         self.cloud = cloud
         self._file = JournalFile(state, reached)
         self._reached = reached
+        self._distilling = False
         self.journal = SqliteJournal(self._file, name)
         self.enrolment = SqliteEnrolment(self._file)
         self.mirror = ReleaseMirror(state / "releases", release_key, reached)
@@ -136,6 +139,7 @@ class SimulatedSite:
             lambda: np.random.default_rng(rngs.integers(2**63)),
             lambda: False,
             reached,
+            lambda: "the cloud is making the next release" if self._distilling else "",
         )
         self._look_up()
 
@@ -146,12 +150,15 @@ class SimulatedSite:
     def exchange(self) -> list[uplink.Exchanged]:
         """One whole exchange with the cloud; nothing when it is away."""
         try:
-            return list(uplink.exchange(self.journal, self.cloud, self.mirror, self._reached))
+            return list(uplink.exchange(self.journal, self.cloud, self.mirror, self._reached, self._heard))
         except LinkDown:
             return []
 
     def close(self) -> None:
         self._file.close()
+
+    def _heard(self, latest: Latest) -> None:
+        self._distilling = latest.distilling
 
     def _look_up(self) -> None:
         if self.exchange():

@@ -8,6 +8,7 @@ from fog_aggregator.drivers.cloud_link import CloudLink
 from fog_aggregator.ports import Journal, Mirror
 from fog_aggregator.uplink import Exchanged, exchange
 from learning_core.errors import ConfigError, DewfallError, LinkDown
+from protos.cloud_messages import Latest
 
 log = logging.getLogger("dewfall.fog")
 _EAGER_S = 0.15  # between two looks while a round waits for the cloud's next version
@@ -34,6 +35,7 @@ class UplinkThread(threading.Thread):
     ) -> None:
         super().__init__(name="uplink", daemon=True)
         self.state = "not connected yet"
+        self.distilling = False  # as far as is known: a cloud that is away holds nothing up
         self._link, self._journal, self._mirror = link, journal, mirror
         self._poll_s = poll_s
         self._enroll, self._happened, self._failed, self._reached = enroll, happened, failed, reached
@@ -47,12 +49,13 @@ class UplinkThread(threading.Thread):
                 if not enrolled:
                     self._enroll()
                     enrolled = True
-                for event in exchange(self._journal, self._link, self._mirror, self._reached):
+                for event in exchange(self._journal, self._link, self._mirror, self._reached, self._heard):
                     self._happened(event)
                 self._stands("connected")
                 retry_s = _FIRST_RETRY_S
                 self._pause(min(self._poll_s, _EAGER_S) if self._journal.unsettled() is not None else self._poll_s)
             except LinkDown as error:
+                self.distilling = False
                 self._stands(f"away: {error}", logging.WARNING)
                 self._pause(retry_s)
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)
@@ -76,6 +79,9 @@ class UplinkThread(threading.Thread):
         self._due.set()
         self._link.close()
         self.join(timeout=2)
+
+    def _heard(self, latest: Latest) -> None:
+        self.distilling = latest.distilling
 
     def _stands(self, state: str, level: int = logging.INFO) -> None:
         """Said once, when it changes."""

@@ -232,6 +232,19 @@ def test_what_was_done_while_the_cloud_was_away_arrives_in_order_and_once(make_s
     assert site.journal.base().shared["head.lora_B"].flat[0] == 0.375  # the cloud's, not added on top of the fog's own
 
 
+def test_no_round_is_spent_while_the_cloud_makes_the_next_release(make_site, plain_device, cloud):
+    site = make_site({"a": plain_device(0)}, min_devices=1)
+    cloud.distilling = True
+    site.exchange()
+    (idle,) = site.turn()
+    assert "making the next release" in idle.reason
+    assert site.journal.histories() == {}
+
+    cloud.distilling = False
+    site.exchange()
+    assert [type(event) for event in site.turn()] == [Opened, Closed, Settled]
+
+
 def test_a_round_is_abandoned_uncharged_when_a_release_comes_in_the_middle(make_site, plain_device, cloud, publish):
     site = make_site({"a": plain_device(0)}, min_devices=1)
     site.links["a"].delays_s = {TRAIN: 5.0}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learning_core.errors import Malformed
@@ -96,6 +96,7 @@ def test_only_the_adapter_can_be_trained():
     assert trainable == {id(value) for value in adapter_weights(model).values()}
 
 
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_an_adapter_that_was_written_is_read_back(seed):
     model = student()
@@ -103,6 +104,7 @@ def test_an_adapter_that_was_written_is_read_back(seed):
     assert all(np.array_equal(value, some_adapter(seed)[name]) for name, value in read_adapter(model).items())
 
 
+@settings(max_examples=30)
 @given(st.sampled_from(sorted(some_adapter())), st.sampled_from(["missing", "extra", "shape"]))
 def test_an_adapter_of_another_model_is_refused_and_changes_nothing(name, damage):
     model, broken = student(), some_adapter()

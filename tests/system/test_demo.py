@@ -182,7 +182,7 @@ def test_a_demo_that_is_killed_outright_takes_its_processes_with_it(tmp_path):
         time.sleep(0.1)
     time.sleep(2)
     os.kill(demo.pid, signal.SIGKILL)
-    demo.wait()
+    demo.communicate(timeout=15)
     deadline = time.monotonic() + 15
     mine = [None]
     while mine and time.monotonic() < deadline:
