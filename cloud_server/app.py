@@ -180,7 +180,7 @@ class Cloud:
         try:
             return self._releases.manifest(version)
         except (Tampered, Malformed) as error:
-            raise StateError(
+            raise Tampered(
                 f"release {version} was changed since it was published ({error}); restore it from a backup"
             ) from error
 

@@ -39,9 +39,12 @@ def candidate_steps(task: Task, rules: Release, shelf: Shelf, publish: Publish) 
     sampler = Sampler(rules.sampler_steps, rules.distilled_guidance)
 
     def make_pool(_: Report) -> bytes:
-        guided = Sampler(rules.sampler_steps, rules.guidance)
+        taught = Sampler(rules.sampler_steps, rules.guidance)
+        learned_sampler = Sampler(rules.sampler_steps, rules.pool_guidance)
         learned = decode_params(shelf.read(MERGED))
-        parts = speakers(task.base, task.base_sampler, task.teacher, task.teacher_known, learned, guided)
+        parts = speakers(
+            task.base, task.base_sampler, task.teacher, task.teacher_known, learned, taught, learned_sampler
+        )
         samples = pool(parts, rules.pool_size, seed)
         return encode_tensors({"features": samples.features, "conditions": samples.conditions})
 

@@ -65,6 +65,7 @@ class Release(Section):
     max_staleness: int = Field(default=4, ge=0)
     sampler_steps: int = Field(default=10, ge=1, le=1000)
     guidance: float = Field(default=1.5, ge=0, le=100)
+    pool_guidance: float = Field(default=2.0, ge=0, le=100)  # of what devices taught, drawn to be distilled
     distilled_guidance: float = Field(default=1.0, ge=0, le=100)
     pool_size: int = Field(default=1000, ge=10)
     distil_steps: int = Field(default=150, ge=1)

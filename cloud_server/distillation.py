@@ -52,16 +52,20 @@ def speakers(
     teacher: FlowImage,
     teacher_known: Collection[int],
     merged_weights: Params,
-    sampler: Sampler,
+    teacher_sampler: Sampler,
+    new_sampler: Sampler,
 ) -> list[Speaker]:
-    """Who generates which conditions, each only once. `base_sampler` is the one the base is served with."""
+    """Who generates which conditions, each only once. `base_sampler` is the one the base is served with.
+
+    What devices taught is drawn with more guidance: their classes are the least certain, and it makes them clearer.
+    """
     plain, new = flow_image_of(base.config, base.weights), flow_image_of(base.config, merged_weights)
     taught, known = set(teacher_known), set(base.known)
     unknown = set(range(base.config.num_conditions)) - known - taught
     parts = [
-        Speaker(teacher, tuple(sorted(taught)), sampler),
+        Speaker(teacher, tuple(sorted(taught)), teacher_sampler),
         Speaker(plain, tuple(sorted(known - taught)), base_sampler),
-        Speaker(new, tuple(sorted(unknown)), sampler),
+        Speaker(new, tuple(sorted(unknown)), new_sampler),
     ]
     return [part for part in parts if part.conditions]
 

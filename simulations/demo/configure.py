@@ -9,7 +9,7 @@ from typing import Any
 
 from protos.state_folder import write_atomically
 
-CLIP_NORM = 6.0
+CLIP_NORM = 10.0
 NOISE_MULTIPLIER = 0.003
 SAMPLE_RATE = 0.9
 TARGET_DELTA = 1e-3

@@ -43,7 +43,7 @@ def twins(folder: Path, new: Batch, stream: Stream, seed: int) -> list[Twin]:
         board, state, plug_in_after_s = Board(), DeviceState(38.0, 35.0, charge=0.8), None
         if name == HOT:
             # its chip sits badly on its heat sink, so that learning alone takes it back above the limit
-            board, state = Board(battery_j=None, ambient_c=30.0, die_to_body=8.0), DeviceState(88.0, 78.0)
+            board, state = Board(battery_j=None, ambient_c=30.0, die_to_body=8.0), DeviceState(84.0, 70.0)
         if name == LOW:
             state, plug_in_after_s = DeviceState(38.0, 35.0, charge=0.12), 15.0
         seen = portions(

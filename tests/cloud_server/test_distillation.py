@@ -49,17 +49,17 @@ def test_merging_moves_the_label_row_of_a_new_condition_and_no_other():
 def test_each_condition_is_spoken_for_once_by_who_knows_it_best():
     teacher = new_flow_image(FlowImageConfig(side=4, width=16, depth=1, heads=2, num_conditions=4), 0)
     later = Base(CONFIG, BASE.weights, BASE.start, 4.0, (0, 1, 2))
-    parts = speakers(later, Sampler(2, 1.0), teacher, (0, 1), BASE.weights, SAMPLER)
+    parts = speakers(later, Sampler(2, 1.0), teacher, (0, 1), BASE.weights, SAMPLER, Sampler(2, 2.0))
     assert [part.conditions for part in parts] == [(0, 1), (2,), (3,)]
     assert parts[0].model is teacher
-    assert [part.sampler.guidance for part in parts] == [1.5, 1.0, 1.5]
+    assert [part.sampler.guidance for part in parts] == [1.5, 1.0, 2.0]
     everything = Base(CONFIG, BASE.weights, BASE.start, 4.0, (0, 1, 2, 3))
-    assert len(speakers(everything, SAMPLER, teacher, (0, 1, 2, 3), BASE.weights, SAMPLER)) == 1
+    assert len(speakers(everything, SAMPLER, teacher, (0, 1, 2, 3), BASE.weights, SAMPLER, SAMPLER)) == 1
 
 
 def test_the_pool_is_balanced_bounded_and_the_same_for_one_seed():
     teacher = flow_image_of(CONFIG, lively(CONFIG, 1))
-    parts = speakers(BASE, SAMPLER, teacher, KNOWN, BASE.weights, SAMPLER)
+    parts = speakers(BASE, SAMPLER, teacher, KNOWN, BASE.weights, SAMPLER, SAMPLER)
     first, second, other = pool(parts, 42, 0), pool(parts, 42, 0), pool(parts, 42, 1)
     assert np.bincount(first.conditions).tolist() == [10, 10, 10, 10]
     assert np.abs(first.features).max() <= 1.0
