@@ -73,6 +73,7 @@ def forgetting(
     rounds: Annotated[int, typer.Option(min=1, help="Federated rounds.")] = 5,
     sample_rate: Annotated[float, typer.Option(min=0.0001, max=1, help="A device's chance to be asked.")] = 1.0,
     noise_multiplier: Annotated[float, typer.Option(min=0, help="Noise on the sum, in clip norms.")] = 0.0,
+    naive: Annotated[bool, typer.Option(help="Also run the peer without rehearsal.")] = True,
     local_steps: Annotated[int, typer.Option(min=1, help="Steps a device learns in a round.")] = 60,
     seed: Seed = 0,
     backend: Annotated[
@@ -92,6 +93,7 @@ def forgetting(
         sample_rate=sample_rate,
         noise_multiplier=noise_multiplier,
         local_steps=local_steps,
+        naive=naive,
         seed=seed,
     )
     run(out, setting, backend.value, as_json=as_json)

@@ -20,6 +20,8 @@ from learning_core.training import Recipe, fit, start_state
 from learning_core.updates import Update
 from protos.flower_records import Declined, DeviceStatus, StatusQuery, Trained, TrainRequest
 
+LEARNING_RATE = 2e-2
+
 
 @dataclass(frozen=True)
 class Base:
@@ -49,7 +51,7 @@ def learned_base(
     torch.manual_seed(seed)
     model = FlowImage(config)
     mine = np.isin(train.conditions, known)
-    pretrain(model, Batch(train.features[mine], train.conditions[mine]), steps, 2e-3, seed)
+    pretrain(model, Batch(train.features[mine], train.conditions[mine]), steps, LEARNING_RATE, seed)
     judge = train_judge(train, num_conditions, seed)
     return Base(config, weights_of(model), start_factors(config, 8, seed), 16.0, tuple(known), judge, held_out)
 

@@ -31,6 +31,9 @@ def page(story: Story, found: Sequence[Claim], content: Mapping[str, Any]) -> st
             _grid(story.before, story.after), "digits 0 to 9 made by each device under the first and the new release"
         ),
         "What each class gained": report.picture(_bars(first, last), "class fidelity of both releases for each digit")
+        + "<p>Class fidelity: the share of 100 generated images of a class that a judge takes for it. The judge is a "
+        "classifier that saw all ten digits and trains nothing: a yardstick, and a saturated one, so see KID too "
+        "(distance to held-out real images, lower is better).</p>"
         + report.table(
             ("release", "published", "KID old", "KID new", "why"),
             [

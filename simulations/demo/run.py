@@ -62,6 +62,9 @@ def run(out: Path, seed: int, *, as_json: bool = False) -> None:
             story = play(places, seed, house, screen)
         screen.phase("the report")
         finish(replace(story, seconds=dict(screen.seconds)), out, console, as_json=as_json)
+        if story.final.accepted < 2:
+            why = "; ".join(story.final.releases[-1]["reasons"])
+            raise DewfallError(f"the new student was not published ({why}); the report says how far the devices came")
 
 
 def play(places: Places, seed: int, house: Household, screen: Screen) -> Story:
@@ -85,23 +88,21 @@ def play(places: Places, seed: int, house: Household, screen: Screen) -> Story:
     screen.twins = cast
     world.start()
     try:
-        wait_until(lambda now: len(now.serving(1)) == len(DEVICES), 60, "all devices to serve release 1")
+        wait_until(lambda now: len(now.serving(1)) == len(DEVICES), 120, "all devices to serve release 1")
         before = {device: pictures(places, device) for device in DEVICES}
         requests.start()
 
         screen.phase("devices learn 5-9")
         world.begin_streams()
-        wait_until(lambda now: bool(now.cloud.get("distilling")) or len(now.releases) > 1, 120, "the rounds")
+        wait_until(lambda now: bool(now.cloud.get("distilling")) or len(now.releases) > 1, 400, "the rounds")
 
         screen.phase("the cloud distils")
-        final = wait_until(lambda now: len(now.releases) > 1, 90, "the cloud to judge a new student")
-        if final.accepted < 2:
-            raise DewfallError(f"the new student was not published: {'; '.join(final.releases[-1]['reasons'])}")
-        screen.event(f"release {final.accepted} is published")
+        final = wait_until(lambda now: len(now.releases) > 1, 240, "the cloud to judge a new student")
+        screen.event(f"release {final.releases[-1]['version']}: {'; '.join(final.releases[-1]['reasons'])}")
 
         screen.phase("devices swap")
         final = wait_until(
-            lambda now: len(now.serving(final.accepted)) == len(DEVICES), 60, "all devices to serve the new release"
+            lambda now: len(now.serving(final.accepted)) == len(DEVICES), 120, "all devices to serve the new release"
         )
         after = {device: pictures(places, device) for device in DEVICES}
         requests.stop()

@@ -19,7 +19,7 @@ from simulations.demo.requests import Tally
 from simulations.demo.twin import Twin
 from simulations.report import Claim
 
-PRIVATE_FLEET = "dewfall simulate forgetting --devices 2000 --sample-rate 0.1 --noise-multiplier 1 --local-steps 20"
+PRIVATE_FLEET = "dewfall simulate forgetting --devices 2000 --sample-rate 0.1 --noise-multiplier 1 --no-naive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def claims(story: Story) -> list[Claim]:
         return Claim(f"demo.{name}", statement, float(value), unit, direction, target)
 
     return [
-        claim("wall_s", "The demo takes, until every process has ended,", story.wall_s, "s", "at_most", 180),
+        claim("wall_s", "From the start until every process has ended", story.wall_s, "s", "at_most", 180),
         claim("served", "Share of devices serving the new release", serving, "share", "at_least", 1),
         claim(
             "new_fidelity",
