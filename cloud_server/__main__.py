@@ -54,7 +54,7 @@ def init(
 @cli.command()
 def serve(config: Config = None, state: State = None) -> None:
     """Answer fogs until told to stop."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what a person can act on, we say ourselves
+    os.environ["GRPC_VERBOSITY"] = "NONE"  # what a person can act on, we say ourselves
     from cloud_server.app import serve as run
     from cloud_server.drivers.doorbell import Doorbell
 

@@ -66,7 +66,7 @@ class Release(Section):
     sampler_steps: int = Field(default=10, ge=1, le=1000)
     guidance: float = Field(default=1.5, ge=0, le=100)
     pool_guidance: float = Field(default=2.0, ge=0, le=100)  # of what devices taught, drawn to be distilled
-    distilled_guidance: float = Field(default=1.0, ge=0, le=100)
+    distilled_guidance: float = Field(default=1.25, ge=0, le=100)
     pool_size: int = Field(default=1000, ge=10)
     distil_steps: int = Field(default=150, ge=1)
     distil_learning_rate: float = Field(default=5e-3, gt=0, le=1)

@@ -61,7 +61,7 @@ def claims(story: Story) -> list[Claim]:
     devices = story.final.devices
     serving = len(story.final.serving(last["version"])) / len(DEVICES)
     new = [fidelity(last)[condition] for condition in NEW]
-    drop = max(fidelity(first)[condition] - fidelity(last)[condition] for condition in OLD)
+    drop = round(max(fidelity(first)[condition] - fidelity(last)[condition] for condition in OLD), 6)  # of hundredths
     seen = sum(status["samples"]["seen"] for status in devices.values())
     kept = sum(status["samples"]["kept"] for status in devices.values())
     waits = decisions(story.final)

@@ -106,7 +106,8 @@ def test_new_classes_are_learned_and_old_ones_kept(ended):
     report, _, _ = ended
     first, last = (release["fidelity"] for release in (report["releases"][0], report["releases"][-1]))
     assert sum(last[str(condition)] for condition in NEW) / len(NEW) >= 0.9
-    assert max(first[str(condition)] - last[str(condition)] for condition in OLD) <= 0.02
+    fallen = max(first[str(condition)] - last[str(condition)] for condition in OLD)
+    assert round(fallen, 6) <= 0.02  # shares of a hundred images
 
 
 def test_devices_waited_for_heat_and_for_charge_and_said_so(ended):
