@@ -64,10 +64,6 @@ class OnnxEngine:
 
     def embed(self, features: Array) -> Array:
         """[B, C, H, W] -> [B, d], by the base alone, so that embeddings stay comparable while adapters change."""
-        starts = range(0, len(features), ROWS_AT_ONCE)
-        return np.concatenate([self._embedded(features[start : start + ROWS_AT_ONCE]) for start in starts])
-
-    def _embedded(self, features: Array) -> Array:
         rows = len(features)
         time, null = np.full(rows, EMBED_TIME, np.float32), np.full(rows, self._null, np.int64)
         feeds = {"x": np.ascontiguousarray(features, np.float32), "t": time, "y": null}

@@ -109,6 +109,7 @@ def device(places: Places, name: str, fog_name: str, fog_port: int, token: str) 
             },
             "telemetry": {"root": str(world / "root"), "interval_s": 0.25},
             "source": {"spool": str(world / "spool"), "interval_s": 0.25},
+            "learning": {"patience_s": 2.0},
             "serving": {"socket": str(places.socket(name))},
             "privacy": {"max_epsilon": 1e9, "target_delta": TARGET_DELTA},
         },
