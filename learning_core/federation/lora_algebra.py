@@ -5,16 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from learning_core.errors import Malformed
-from learning_core.params import Array, Params, Shapes, zeros
+from learning_core.params import Array, Params
 
 LABEL_ROWS = "label_rows"
 LABEL_DELTA = "label_delta"
 WIDTH_FROM = "tm.0.lora_A"  # the layer whose input is as wide as the model
-
-
-def zero_adapter(shapes: Shapes) -> dict[str, Array]:
-    """The adapter that changes nothing."""
-    return zeros(shapes)
 
 
 def serving_inputs(

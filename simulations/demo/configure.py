@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from protos.release import read_release_key
 from protos.state_folder import write_atomically
 
 CLIP_NORM = 10.0
@@ -117,7 +118,7 @@ def device(places: Places, name: str, fog_name: str, fog_port: int, token: str) 
 
 
 def release_key(places: Places) -> str:
-    return (places.state("cloud") / "release.pub").read_text().strip()
+    return read_release_key(places.state("cloud") / "release.pub").hex()
 
 
 def toml(values: Mapping[str, Any]) -> str:

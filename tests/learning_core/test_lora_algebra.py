@@ -4,9 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learning_core.errors import Malformed
-from learning_core.federation.lora_algebra import serving_inputs, zero_adapter
+from learning_core.federation.lora_algebra import serving_inputs
 from learning_core.models.flow_image import FlowImageConfig
 from learning_core.models.lora import adapter_shapes, start_factors
+from learning_core.params import zeros
 
 TINY = FlowImageConfig(side=4, width=8, depth=1, heads=2, num_conditions=4)
 KNOWN = (0, 2)
@@ -39,7 +40,7 @@ def test_a_release_that_knows_everything_still_gets_a_label_delta_of_zeros():
 
 def test_the_zero_adapter_feeds_zeros_only():
     shapes = adapter_shapes(TINY, 2, KNOWN)
-    fed = serving_inputs(start_factors(TINY, 2, 0), zero_adapter(shapes), 4, KNOWN)
+    fed = serving_inputs(start_factors(TINY, 2, 0), zeros(shapes), 4, KNOWN)
     assert not any(value.any() for name, value in fed.items() if not name.endswith("lora_A"))
 
 

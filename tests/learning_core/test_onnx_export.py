@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from learning_core.errors import DewfallError, Malformed
-from learning_core.federation.lora_algebra import serving_inputs, zero_adapter
+from learning_core.federation.lora_algebra import serving_inputs
 from learning_core.models.flow_image import EMBED_TIME, FlowImageConfig, flow_image_of, new_flow_image
 from learning_core.models.judge import Judge
 from learning_core.models.lora import adapter_shapes, build_student, start_factors, write_adapter
 from learning_core.models.onnx_export import by_reference, export_judge, export_student, reweight
 from learning_core.models.weights import weights_of
+from learning_core.params import zeros
 from learning_core.samples import Batch
 
 SMALL = FlowImageConfig(side=4, channels=2, patch=2, width=16, depth=2, heads=2, num_conditions=4)
@@ -114,7 +115,7 @@ def test_an_adapter_fed_once_leaves_no_trace(exported):
 
 
 def test_the_zero_adapter_is_the_base(exported):
-    zero = zero_adapter(adapter_shapes(SMALL, RANK, KNOWN))
+    zero = zeros(adapter_shapes(SMALL, RANK, KNOWN))
     inputs = serving_inputs(start_factors(SMALL, RANK, 0), zero, SMALL.num_conditions, KNOWN)
     np.testing.assert_allclose(by_runtime(exported, feed(**inputs))[0], by_runtime(exported, feed())[0], atol=1e-6)
 
