@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Generator
 
 from cloud_server.evaluation import Quality
-from learning_core.metrics import class_fidelity, fid, kid, out_of_range_share, per_condition_fidelity
+from learning_core.metrics.images import class_fidelity, fid, kid, out_of_range_share, per_condition_fidelity
 from learning_core.models.flow_image import FlowImage, generate
 from learning_core.models.judge import Judge
 from learning_core.models.weights import as_array, as_tensor

@@ -7,7 +7,8 @@ import torch
 
 from learning_core.models.flow_image import FlowImage, FlowImageConfig
 from learning_core.models.lora import build_student
-from learning_core.training import FitState, Recipe, fit, start_state
+from learning_core.training.fitting import FitState, Recipe, start_state
+from learning_core.training.flow_images import fit_flow
 from protos.codec import decode_params
 from protos.learner_records import (
     CHECKPOINT,
@@ -35,7 +36,7 @@ def run(command: FitCommand, report: Callable[[Progress], None]) -> None:
     state = _state(folder, manifest)
     losses = [0.0]
     while state.step < recipe.steps:
-        state, losses = fit(model, samples, manifest.known_conditions, recipe, state, command.slice_steps)
+        state, losses = fit_flow(model, samples, manifest.known_conditions, recipe, state, command.slice_steps)
         checkpoint = Checkpoint(state.step, state.adapter, state.moments)
         write_atomically(folder / CHECKPOINT, encode_checkpoint(checkpoint))
         if state.step < recipe.steps:

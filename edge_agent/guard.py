@@ -13,7 +13,7 @@ import numpy as np
 from edge_agent.ports import Engine, Judge
 from edge_agent.values import Golden
 from learning_core.errors import Malformed
-from learning_core.metrics import class_fidelity, kid, out_of_range_share
+from learning_core.metrics.images import class_fidelity, kid, out_of_range_share
 from protos.release import Manifest
 
 

@@ -112,6 +112,26 @@ def rounds(
     run(out, count, stock, as_json=as_json)
 
 
+@bench.command()
+def continual(
+    part: Annotated[list[str] | None, typer.Option(help="Run only this part; may be given again.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the data sets that are not shipped.")] = None,
+    peers: Annotated[
+        Path | None, typer.Option(help="The python of an environment with avalanche-lib and river: run them too.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions of everything.")] = 5,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 1,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Do not go on from an earlier run's finished seeds.")] = False,
+    out: Out = Path("out/bench/continual"),
+    as_json: AsJson = False,
+) -> None:
+    """Measure learning without forgetting on digits and, with --data, on images, text and intents."""
+    from simulations.bench.continual.run import Options, run
+
+    options = Options(parts=part or (), data=data, peers=peers, seeds=seeds, jobs=jobs, fresh=fresh)
+    run(out, options, as_json=as_json)
+
+
 def main() -> None:
     try:
         app()

@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from learning_core import metrics
 from learning_core.federation.privacy import clip
+from learning_core.metrics.images import kid, per_condition_fidelity
 from learning_core.models.flow_image import FlowImage, FlowImageConfig, generate
 from learning_core.models.judge import Judge, train_judge
 from learning_core.models.lora import adapter_shapes, build_student, start_factors, write_adapter
@@ -16,7 +16,8 @@ from learning_core.models.pretraining import pretrain
 from learning_core.models.weights import weights_of
 from learning_core.params import Array, Params, Shapes, subtract
 from learning_core.samples import Batch
-from learning_core.training import Recipe, fit, start_state
+from learning_core.training.fitting import Recipe, start_state
+from learning_core.training.flow_images import fit_flow
 from learning_core.updates import Update
 from protos.flower_records import Declined, DeviceStatus, StatusQuery, Trained, TrainRequest
 
@@ -76,7 +77,7 @@ class SimulatedDevice:
         if not len(self._samples):
             return Declined(request.round, "few_samples: there is nothing to learn from")
         model = self._base.student()
-        state, losses = fit(
+        state, losses = fit_flow(
             model, self._samples, self._known, self._recipe, start_state(request.shared), self._recipe.steps
         )
         delta = subtract(state.adapter, request.shared)
@@ -107,9 +108,7 @@ def judged(base: Base, adapter: Params, per_condition: int, guidance: float, see
     with torch.no_grad():
         logits, features = base.judge(images)
         _, real = base.judge(torch.tensor(base.real.features))
-    return Quality(
-        metrics.per_condition_fidelity(_numpy(logits), conditions.numpy()), metrics.kid(_numpy(features), _numpy(real))
-    )
+    return Quality(per_condition_fidelity(_numpy(logits), conditions.numpy()), kid(_numpy(features), _numpy(real)))
 
 
 def _numpy(values: torch.Tensor) -> Array:

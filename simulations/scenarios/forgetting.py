@@ -21,7 +21,7 @@ from learning_core.federation.accountant import Spending, epsilon
 from learning_core.federation.privacy import accumulate, noisy_mean
 from learning_core.params import Params
 from learning_core.samples import Batch
-from learning_core.training import Recipe
+from learning_core.training.fitting import Recipe
 from learning_core.updates import ModelVersion
 from protos.flower_records import Declined, TrainRequest, decode_train_reply, encode_train_request
 from simulations import report

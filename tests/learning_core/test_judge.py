@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from learning_core.metrics import class_fidelity, kid
+from learning_core.metrics.images import class_fidelity, kid
 from learning_core.models.judge import Judge, jittered, train_judge
 from learning_core.models.weights import weights_of
 from learning_core.samples import Batch

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from learning_core.metrics import class_fidelity, fid, kid, out_of_range_share, per_condition_fidelity
+from learning_core.metrics.images import class_fidelity, fid, kid, out_of_range_share, per_condition_fidelity
 
 
 def test_fidelity_counts_what_the_judge_takes_for_what_was_asked():
