@@ -24,17 +24,20 @@ Correction = Callable[[Tensor, Tensor], Tensor]
 
 ORDERS = ("first", "second")
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.99, 1e-8
-LAST_RATE = 0.1  # share of the learning rate that is left at the end: updates a quarter shorter at the same progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How a device learns. After `warm_up` steps the rate falls in a straight line to a tenth."""
+    """How a device learns. After `warm_up` steps the rate falls in a straight line to `last_rate` of it.
+
+    A tenth makes updates a quarter shorter at the same progress.
+    """
 
     steps: int = 60
     batch: int = 32
     learning_rate: float = 1.5e-2
     max_grad_norm: float = 1.0
+    last_rate: float = 0.1
     warm_up: int = 0
     optimizer: Literal["adam", "sgd"] = "adam"
     seed: int = 0
@@ -109,7 +112,7 @@ def fit(
         if correction is not None and memory:
             protected = [flat_gradient(keep(generator), trained.values()) for keep in memory]
             direction = correction(direction, torch.stack(protected))
-        direction = direction * (recipe.max_grad_norm / direction.norm().clamp_min(recipe.max_grad_norm))
+        direction = direction / (direction.norm() / recipe.max_grad_norm).clamp_min(1.0)
         first = torch.lerp(direction, first, FIRST_DECAY)
         second = torch.lerp(direction.square(), second, SECOND_DECAY)
         step += 1
@@ -158,7 +161,7 @@ def write(trained: Mapping[str, Tensor], adapter: Params) -> None:
 
 def _rate(recipe: Recipe, step: int) -> float:
     warm = min(1.0, (step + 1) / recipe.warm_up) if recipe.warm_up else 1.0
-    return recipe.learning_rate * warm * (1 - (1 - LAST_RATE) * step / recipe.steps)
+    return recipe.learning_rate * warm * (1 - (1 - recipe.last_rate) * step / recipe.steps)
 
 
 def _affords(budget: Budget, began: Cost, now: Cost, dearest: Cost) -> bool:

@@ -28,6 +28,7 @@ class PartModule(Protocol):
     `run_peers` runs the peer in an environment of its own, None when it cannot.
     """
 
+    __name__: str
     NAME: str
     NEEDS_DATA: bool
     SETTING: Mapping[str, Any]
