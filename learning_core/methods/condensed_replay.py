@@ -1,8 +1,8 @@
 """Rehearse a class from its mean and main directions instead of from stored samples.
 
-k vectors describe how a class varies better than k of its samples do: each class is a Gaussian around its mean with the
-variance of its k - 1 principal directions and an even rest, probabilistic principal components, Tipping and Bishop 1999;
-drawing from it is generative replay (Shin et al. 2017, arXiv:1705.08690) with a generator that is fitted in closed form.
+k vectors describe how a class varies better than k of its samples do: each class is a Gaussian around its mean, with
+the variance of its k - 1 principal directions and an even rest (probabilistic principal components, Tipping and Bishop
+1999). Drawing from it is generative replay (Shin et al. 2017, arXiv:1705.08690) with a generator fitted in closed form.
 The samples of the current task are rehearsed in the same way: a model that sees real samples of the new classes and
 drawn ones of the old soon tells the two kinds apart instead of the classes.
 """

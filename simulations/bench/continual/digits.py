@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from learning_core.metrics import stages
 from simulations import report
-from simulations.bench.continual.methods_on_digits import BATCH, EPOCHS, HIDDEN, MEMORY, METHODS, PLAIN_RATE, matrix
 from simulations.bench.continual.part import Part, mean_and_spread
+from simulations.bench.continual.stream_methods import BATCH, EPOCHS, HIDDEN, MEMORY, METHODS, PLAIN_RATE, matrix
 from simulations.bench.continual.streams import CLASSES, Setting, split_digits
 from simulations.report import Claim
 
@@ -77,7 +77,7 @@ def run_peers(python: Path, seeds: Sequence[int]) -> dict[str, Any] | None:
 def summarise(results: Sequence[dict[str, Any]], peers: dict[str, Any] | None) -> Part:
     ours = {name: [result["class"][name] for result in results] for name in METHODS}
     rows = figures_of({setting: _by_method(results, setting) for setting in SETTINGS})
-    final = [stages.average_accuracy(np.array(r)) for r in ours[OURS]]
+    final = [final_accuracy(r) for r in ours[OURS]]
     mean, low, high = mean_and_spread(final)
     claims = [
         Claim(
@@ -92,9 +92,9 @@ def summarise(results: Sequence[dict[str, Any]], peers: dict[str, Any] | None) -
         )
     ]
     figures: dict[str, Any] = {"matrices": {s: _by_method(results, s) for s in SETTINGS}, "metrics": rows}
-    bars = {f"{name} (ours)": [stages.average_accuracy(np.array(r)) for r in rs] for name, rs in ours.items()}
+    bars = {f"{name} (ours)": [final_accuracy(r) for r in rs] for name, rs in ours.items()}
     if peers:
-        finals = {name: [stages.average_accuracy(np.array(r)) for r in rs] for name, rs in peers.items()}
+        finals = {name: [final_accuracy(r) for r in rs] for name, rs in peers.items()}
         best = max(finals, key=lambda name: float(np.mean(finals[name])))
         lead, lead_low, lead_high = mean_and_spread(list(np.array(final) - np.array(finals[best])))
         claims.append(
@@ -126,10 +126,15 @@ def figures_of(matrices: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str,
         setting: {
             name: {metric: mean_and_spread([f(np.array(r)) for r in rs]) for metric, f in METRICS.items()}
             for name, rs in methods.items()
-            if len(rs[0][0]) > 1
+            if len(rs[0]) > 2  # joint training has one stage only
         }
         for setting, methods in matrices.items()
     }
+
+
+def final_accuracy(r: list[list[float]]) -> float:
+    """Mean over tasks after the last stage, also for joint training, which has but one."""
+    return float(np.mean(r[-1]))
 
 
 def _by_method(results: Sequence[dict[str, Any]], setting: str) -> dict[str, list[Any]]:

@@ -1,18 +1,19 @@
-"""How each method of the core learns the stream of digits: what it keeps, and what it adds to a step.
+"""How each method of the core learns a stream of tasks with an MLP: what it keeps, and what it adds to a step.
 
 Everything goes through one `fit`; a method is a choice of loss, penalties, memory losses and correction. All but the
-plain ones leave outputs of digits not yet seen out of the loss: otherwise they are pushed down long before their turn.
+plain ones leave outputs not yet asked for out of the loss: otherwise they are pushed down long before their turn.
 """
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone knows it by
 from torch import Generator, Tensor, nn
 
+from learning_core.memory.curriculum import Curriculum, allowed, rate_factor, stage_at
 from learning_core.memory.replay import Place, evictions
 from learning_core.methods import ewc, gem
 from learning_core.methods.condensed_replay import Condensed, condense, draw
@@ -26,18 +27,19 @@ PLAIN_RATE = 0.1
 REHEARSED = 64
 DRAWN = 256  # condensed samples a step: they cost no memory, and 128 of them lose half a point
 UNSEEN = -30.0  # added to a logit that may not answer yet
-VECTORS = MEMORY // 10  # a class in the class-incremental stream: as many numbers as 100 samples
+VECTORS = 10  # for each of ten classes: as many numbers as 100 samples
+STAGE_PIECE = 5  # steps at one rate
 EWC_WEIGHT = 0.02  # of a Fisher with mean 1; ten times as much diverges at this rate
 
 
 class Net(nn.Module):
-    """64-64-outputs, with a mask over outputs that no task has asked for yet."""
+    """inputs-64-outputs, with a mask over outputs that no task has asked for yet."""
 
-    def __init__(self, outputs: int, seed: int) -> None:
+    def __init__(self, inputs: int, outputs: int, seed: int) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layers = nn.Sequential(nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
+            self.layers = nn.Sequential(nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
         self.mask = torch.full((outputs,), 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,9 +51,9 @@ class Net(nn.Module):
 class Past:
     """What a method carries from task to task; how much of it is used is the method's affair."""
 
-    x: Tensor = field(default_factory=lambda: torch.zeros(0, 64))
+    x: Tensor
+    logits: Tensor
     y: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    logits: Tensor = field(default_factory=lambda: torch.zeros(0))
     task: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     rank: Tensor = field(default_factory=lambda: torch.zeros(0))
     anchors: list[ewc.Anchor] = field(default_factory=list)
@@ -81,21 +83,21 @@ class Choice:
     optimizer: str = "sgd"
     masked: bool = False
     joint: bool = False
+    staged: bool = False  # easy samples before hard ones, at a gentler rate
 
     def __str__(self) -> str:
-        return f"{self.terms.__name__} {self.rate} {self.optimizer} {self.masked} {self.joint}"
+        return f"{self.terms.__name__} {self.rate} {self.optimizer} {self.masked} {self.joint} {self.staged}"
 
 
 def matrix(tasks: Sequence[Task], choice: Choice, seed: int) -> list[list[float]]:
     """R of one method: a row before learning and one after each task (joint: one after everything)."""
-    outputs = 2 if int(max(task.outputs.max() for task in tasks)) == 1 else 10
-    net, past = Net(outputs, seed), Past()
+    inputs, outputs = tasks[0].x.shape[1], 1 + int(max(task.outputs.max() for task in tasks))
+    net, past = Net(inputs, outputs, seed), Past(torch.zeros(0, inputs), torch.zeros(0, outputs))
     rows = [accuracies(net, tasks)]
     for index, task in enumerate([joined(tasks)] if choice.joint else tasks):
         if choice.masked:
             seen = sorted({*classes_of(task), *(label for label, _ in past.condensed)})
             net.mask = torch.full((outputs,), UNSEEN).index_fill(0, torch.tensor(seen), 0.0)
-        terms = choice.terms(net, task, past)
         steps = math.ceil(len(task.y) / BATCH) * EPOCHS
         recipe = Recipe(
             steps=steps,
@@ -107,19 +109,38 @@ def matrix(tasks: Sequence[Task], choice: Choice, seed: int) -> list[list[float]
             seed=seed * 100 + index,
         )
         trained = dict(net.layers.named_parameters())
-        fit(
-            trained,
-            terms.loss,
-            recipe,
-            start_state(read(trained)),
-            Budget(steps),
-            penalties=terms.penalties,
-            memory=terms.memory,
-            correction=terms.correction,
-        )
+        state = start_state(read(trained))
+        for stage_task, stage_recipe, num in stages_of(task, recipe) if choice.staged else [(task, recipe, steps)]:
+            terms = choice.terms(net, stage_task, past)
+            state, _ = fit(
+                trained,
+                terms.loss,
+                stage_recipe,
+                state,
+                Budget(num),
+                penalties=terms.penalties,
+                memory=terms.memory,
+                correction=terms.correction,
+            )
         remember(past, net, task, index, seed)
         rows.append(accuracies(net, tasks))
     return rows
+
+
+def stages_of(task: Task, recipe: Recipe) -> Iterator[tuple[Task, Recipe, int]]:
+    """The curriculum: three stages that admit harder and harder samples, each beginning at half the rate.
+
+    A sample is as hard as it is far from the mean of its class.
+    """
+    far = torch.zeros(len(task.y))
+    for label in classes_of(task):
+        ours = task.y == label
+        far[ours] = (task.x[ours] - task.x[ours].mean(dim=0)).norm(dim=1)
+    curriculum = Curriculum(stages=3, stage_steps=math.ceil(recipe.steps / 3))
+    for step in range(0, recipe.steps, STAGE_PIECE):
+        admitted = torch.tensor(allowed(far.numpy(), stage_at(step, curriculum), curriculum))
+        eased = recipe.learning_rate * rate_factor(step, step, curriculum)
+        yield replace(task, x=task.x[admitted], y=task.y[admitted]), replace(recipe, learning_rate=eased), STAGE_PIECE
 
 
 def remember(past: Past, net: Net, task: Task, index: int, seed: int) -> None:
@@ -128,8 +149,6 @@ def remember(past: Past, net: Net, task: Task, index: int, seed: int) -> None:
     rank = torch.rand(len(task.y), generator=generator)
     with torch.no_grad():
         logits = net.layers(task.x)
-    if len(past.logits) == 0:
-        past.logits = logits[:0]
     of = torch.full((len(task.y),), index)
     x, y, kept_logits, tasks, ranks = (
         torch.cat(pair)
@@ -141,7 +160,7 @@ def remember(past: Past, net: Net, task: Task, index: int, seed: int) -> None:
             (past.rank, rank),
         )
     )
-    labels = y + 10 * tasks  # a fair place for every digit, also where two tasks share an answer
+    labels = y + net.mask.numel() * tasks  # a fair place for every class of every task, also where they share answers
     places = [Place(i, int(labels[i]), 1, float(ranks[i])) for i in range(len(y))]
     gone = set(evictions(places, MEMORY))
     kept = torch.tensor([i for i in range(len(y)) if i not in gone])
@@ -254,7 +273,7 @@ def condensed_replay(net: Net, task: Task, past: Past) -> Terms:
     def loss(generator: Generator) -> Tensor:
         x, y = drawn(task, generator)
         rehearsed, which = draw(classes, DRAWN, generator)
-        logits = net(torch.cat((x, rehearsed.clamp(0, 1))))
+        logits = net(torch.cat((x, rehearsed.clamp(task.x.min(), task.x.max()))))
         each = F.cross_entropy(logits[len(y) :], labels[which], reduction="none")
         weights = torch.where(is_new[which], 0.5, 1.0)
         real = F.cross_entropy(logits[: len(y)], y)
@@ -273,5 +292,6 @@ METHODS = {
     "ER-ACE": Choice(asymmetric_replay),
     "DER++": Choice(dark_replay),
     "condensed replay": Choice(condensed_replay, rate=3e-2, optimizer="adam", masked=True),
+    "condensed replay, curriculum": Choice(condensed_replay, rate=3e-2, optimizer="adam", masked=True, staged=True),
     "joint": Choice(naive, rate=3e-2, optimizer="adam", joint=True),
 }

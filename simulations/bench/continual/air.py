@@ -1,0 +1,50 @@
+"""Beijing's air by season: the same question under weather that changes, one season after another."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from simulations import report
+from simulations.bench.continual.data_air import SEASONS, seasons
+from simulations.bench.continual.digits import METRICS, figures_of
+from simulations.bench.continual.part import Part
+from simulations.bench.continual.stream_methods import METHODS, matrix
+
+NAME = "air"
+NEEDS_DATA = True
+SETTING: dict[str, Any] = {"version": 1, "methods": {name: str(method) for name, method in METHODS.items()}}
+
+
+def run_seed(seed: int, data: Path | None) -> dict[str, Any]:
+    """R of every method over the four seasons."""
+    assert data is not None
+    tasks = seasons(data, seed)
+    return {name: matrix(tasks, method, seed) for name, method in METHODS.items()}
+
+
+def summarise(results: Sequence[dict[str, Any]], peers: dict[str, Any] | None) -> Part:  # noqa: ARG001 - there are none
+    matrices = {name: [result[name] for result in results] for name in METHODS}
+    metrics = figures_of({"season": matrices})["season"]
+    listed = [
+        [name, *(f"{mean:.3f} ± {high - mean:.3f}" for mean, _, high in row.values())] for name, row in metrics.items()
+    ]
+    sections = {
+        "accuracy of four levels of PM2.5": report.table(["method", *METRICS], listed),
+        "spring, while the other seasons are learned": _spring(matrices),
+    }
+    return Part(NAME, [], {"matrices": matrices, "metrics": metrics}, sections)
+
+
+def _spring(matrices: dict[str, list[Any]]) -> str:
+    figure = Figure(figsize=(7, 3.5))
+    axes = figure.subplots()
+    for name in ("naive", "EWC", "GEM", "DER++", "condensed replay"):
+        axes.plot(SEASONS, np.mean(matrices[name], axis=0)[1:, 0], marker="o", label=name)
+    axes.set_ylabel("accuracy on spring")
+    axes.set_xlabel("after learning")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return report.picture(figure, "Accuracy on spring after each season, by method")
