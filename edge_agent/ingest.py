@@ -8,7 +8,8 @@ import numpy as np
 from edge_agent.ports import Memory, Release, Source
 from edge_agent.values import Arrival, Ingested, NewSample
 from learning_core.errors import Malformed
-from learning_core.memory.novelty import Kept, Rule, Threshold, judge
+from learning_core.memory.keep_budget import Threshold
+from learning_core.memory.novelty import Kept, Rule, judge
 from learning_core.params import Array
 
 log = logging.getLogger(__name__)
@@ -19,8 +20,6 @@ def judge_all(
     arrival: Arrival, embeddings: Array, kept: Kept, threshold: Threshold, rule: Rule, rng: np.random.Generator
 ) -> Ingested:
     """What a file of samples changes. embeddings: [N, d], one for each of its samples."""
-    if not len(kept.conditions):
-        kept = Kept.nothing(embeddings.shape[1])
     new, reasons = [], Counter[str]()
     for index, embedding in enumerate(embeddings):
         condition = int(arrival.batch.conditions[index])

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from edge_agent.values import Answer, Arrival, Decision, Fitted, Golden, Ingested, NotFitted, Telemetry
 from learning_core.federation.accountant import Spending
-from learning_core.memory.novelty import Kept, Threshold
+from learning_core.memory.keep_budget import Threshold
+from learning_core.memory.novelty import Kept
 from learning_core.params import Array, Params
 from learning_core.samples import Batch
 from learning_core.updates import ModelVersion

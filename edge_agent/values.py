@@ -7,7 +7,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from learning_core.memory.novelty import Threshold
+from learning_core.memory.keep_budget import Threshold
 from learning_core.params import Array, Params
 from learning_core.samples import Batch
 from learning_core.updates import ClippedUpdate

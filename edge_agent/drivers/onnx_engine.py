@@ -20,7 +20,7 @@ from learning_core.params import Array, Params
 from protos.codec import decode_params, decode_tensors
 from protos.release import GOLDEN, JUDGE_GRAPH, START, STUDENT_GRAPH, Manifest
 
-EMBED_TIME = 0.9  # where on the way from noise to sample the student is asked what a sample is about
+EMBED_TIME = 0.5  # where on the way from noise to sample the student is asked what a sample is about
 ROWS_AT_ONCE = 16  # bounds the memory one request can take; more at once is no faster on one core
 INPUTS = ("x", "t", "y")
 

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
 import numpy as np
 
 from edge_agent.drivers.sqlite_store import Database, add_counts, put_fact
 from edge_agent.values import Ingested
-from learning_core.memory.novelty import Kept, Threshold
+from learning_core.memory.keep_budget import Running, Threshold
+from learning_core.memory.novelty import NOTHING, Kept
 from learning_core.memory.replay import Place, evictions
 from learning_core.params import Array
 from learning_core.samples import Batch
@@ -24,13 +26,16 @@ class SqliteMemory:
 
     def threshold(self) -> Threshold:
         value = self._database.fact("novelty_threshold")
-        return Threshold() if value is None else Threshold(value)
+        if not isinstance(value, dict):  # never set, or one number, as it was when it had another meaning
+            return Threshold()
+        parts = {name: Running(**part) for name, part in value.items() if isinstance(part, dict)}
+        return Threshold(value["ahead"], **parts)
 
     def kept(self) -> Kept:
         rows = self._database.rows("SELECT condition, embedding FROM samples ORDER BY key")
         conditions = np.array([condition for condition, _ in rows], np.int64)
         embeddings = np.frombuffer(b"".join(embedding for _, embedding in rows), "<f4")
-        return Kept(embeddings.reshape(len(rows), -1) if rows else np.zeros((0, 0), np.float32), conditions)
+        return Kept.of(embeddings.reshape(len(rows), -1), conditions) if rows else NOTHING
 
     def places(self) -> list[Place]:
         rows = self._database.rows(
@@ -81,7 +86,7 @@ class SqliteMemory:
             )
             gone = evictions(self.places(), max_bytes)
             db.executemany("DELETE FROM samples WHERE key = ?", [(key,) for key in gone])
-            put_fact(db, "novelty_threshold", ingested.threshold.value)
+            put_fact(db, "novelty_threshold", asdict(ingested.threshold))
             db.execute(
                 "INSERT OR REPLACE INTO arrivals VALUES (?, ?)", (ingested.arrival.name, ingested.arrival.digest)
             )
@@ -118,6 +123,7 @@ class SqliteMemory:
             gone = db.execute("DELETE FROM samples WHERE shape != ? OR condition >= ?", fits).rowcount
             db.executemany("UPDATE samples SET embedding = ? WHERE key = ?", embedded)
             put_fact(db, "embedded_by", digest)
+            put_fact(db, "novelty_threshold", asdict(Threshold(self.threshold().ahead)))
             add_counts(db, {"forgotten": gone})
 
 

@@ -1,47 +1,48 @@
-"""Which samples of a stream are worth keeping: those unlike what is kept already.
+"""Which samples of a stream are worth keeping: those unlike what is kept, and those the model gets wrong.
 
-Novelty is the distance to the nearest kept embedding of the same condition, measured in typical distances between
-kept ones, so that it means the same for every model and every condition. A stochastic quantile (Robbins and Monro
-1951) tracks the novelty that lets `keep_share` of the stream through.
+Two scores are added, each in spreads of its own stream. Surprise, where the caller has a model to ask, finds the
+samples near a boundary; novelty, the distance to the nearest kept sample of the same condition in typical distances,
+finds those from places never seen. Nearly the same sample twice is dropped whatever it scores. How high the sum has
+to be follows from the share of the stream that may be kept (`keep_budget`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import hypot, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
+from learning_core.memory.keep_budget import Threshold
 from learning_core.params import Array
 
-SAME = 1e-3  # of an embedding's own length: closer than this is equal, whatever the spread is
-MOST_NOVEL = 4.0
+SAME = 1e-3  # of an embedding's own length: closer than this is equal, whatever is typical
 
 
 class Why(StrEnum):
-    """Why a sample was kept (the first three) or dropped."""
+    """Why a sample was kept (the first four) or dropped."""
 
     FIRST = "first"  # of its condition
     RARE = "rare"  # its condition has few kept samples
-    NOVEL = "novel"
+    NOVEL = "novel"  # most of its score is its distance to what is kept
+    SURPRISING = "surprising"  # most of its score is what the model made of it
     DUPLICATE = "duplicate"
-    FAMILIAR = "familiar"  # not novel enough for the share that may be kept
+    FAMILIAR = "familiar"  # neither novel nor surprising enough for the share that may be kept
+    NOT_FINITE = "not_finite"  # its embedding or its surprise is no number
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`keep_share` 0..1 of the stream; `duplicate_below` in typical distances; fewer than `rare_below` is rare."""
+    """`keep_share` 0..1 of the stream; `duplicate_below` in typical distances; fewer than `rare_below` is rare.
+
+    `novelty_weight`: what a spread of novelty counts beside a spread of surprise, where there is one.
+    """
 
     keep_share: float = 0.3
     duplicate_below: float = 0.25
     rare_below: int = 4
-    rate: float = 0.02  # how fast the threshold follows, in typical distances a sample
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """How novel a sample has to be now, in typical distances: the whole state of the filter."""
-
-    value: float = 0.5
+    novelty_weight: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,53 +56,65 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is in memory. embeddings: [K, d] float32; conditions: [K] int64."""
+    """What is in memory: the embeddings of each condition, [K, d] float32, oldest first."""
 
-    embeddings: Array
-    conditions: NDArray[np.int64]
+    by_condition: Mapping[int, Array]
 
     @classmethod
-    def nothing(cls, width: int) -> "Kept":
-        return cls(np.zeros((0, width), np.float32), np.zeros(0, np.int64))
+    def of(cls, embeddings: Array, conditions: NDArray[np.int64]) -> "Kept":
+        """embeddings: [K, d]; conditions: [K]."""
+        return cls({int(condition): embeddings[conditions == condition] for condition in np.unique(conditions)})
 
     def plus(self, embedding: Array, condition: int) -> "Kept":
-        return Kept(np.vstack((self.embeddings, embedding[None])), np.append(self.conditions, condition))
+        alike = self.by_condition.get(condition, embedding[None, :][:0])
+        return Kept({**self.by_condition, condition: np.vstack((alike, embedding))})
+
+
+NOTHING = Kept({})
 
 
 def judge(
-    embedding: Array, condition: int, kept: Kept, threshold: Threshold, rule: Rule
+    embedding: Array, condition: int, kept: Kept, threshold: Threshold, rule: Rule, surprise: float | None = None
 ) -> tuple[Judgement, Threshold]:
-    """Keep or drop one sample, with the reason, and the threshold for the next one. embedding: [d]."""
-    judgement = _judgement(embedding, condition, kept, threshold, rule)
-    moved = threshold.value + rule.rate * (float(judgement.keep) - rule.keep_share)
-    return judgement, Threshold(min(MOST_NOVEL, max(rule.duplicate_below, moved)))
+    """Keep or drop one sample, with the reason, and the threshold for the next one.
+
+    embedding: [d]. `surprise`: how wrong or unsure the present model is (a loss, an entropy, a negative margin), in
+    any unit, larger for worse; None where no model can tell. Costs one pass over the kept samples of its condition.
+    """
+    if not isfinite(float(np.linalg.norm(embedding))) or not (surprise is None or isfinite(surprise)):
+        return Judgement(False, Why.NOT_FINITE, float("nan")), threshold
+    judgement, threshold = _judged(embedding, kept.by_condition.get(condition), threshold, rule, surprise)
+    return judgement, threshold.after(judgement.keep, rule.keep_share)
 
 
-def _judgement(embedding: Array, condition: int, kept: Kept, threshold: Threshold, rule: Rule) -> Judgement:
-    alike = kept.conditions == condition
-    if not alike.any():
-        return Judgement(True, Why.FIRST, float("inf"))
-    distances = np.linalg.norm(kept.embeddings - embedding, axis=1)
-    nearest = float(distances[alike].min())
+def _judged(
+    embedding: Array, alike: Array | None, threshold: Threshold, rule: Rule, surprise: float | None
+) -> tuple[Judgement, Threshold]:
+    if alike is None:
+        return Judgement(True, Why.FIRST, float("inf")), threshold
+    distances = np.linalg.norm(alike - embedding, axis=1)
+    nearest = float(distances.min())
     if nearest <= SAME * float(np.linalg.norm(embedding)):
-        return Judgement(False, Why.DUPLICATE, 0.0)
-    typical = _typical(distances, alike, rule.rare_below)
-    if typical is None:
-        return Judgement(True, Why.RARE, float("inf"))
-    novelty = nearest / typical
+        return Judgement(False, Why.DUPLICATE, 0.0), threshold
+    threshold = replace(threshold, typical=threshold.typical.plus(float(np.median(distances))))
+    novelty = nearest / threshold.typical.mean
     if novelty < rule.duplicate_below:
-        return Judgement(False, Why.DUPLICATE, novelty)
-    if np.count_nonzero(alike) < rule.rare_below:
-        return Judgement(True, Why.RARE, novelty)
-    if novelty < threshold.value:
-        return Judgement(False, Why.FAMILIAR, novelty)
-    return Judgement(True, Why.NOVEL, novelty)
+        return Judgement(False, Why.DUPLICATE, novelty), threshold
+    score, why, threshold = _score(novelty, surprise, threshold, rule)
+    if len(alike) < rule.rare_below:
+        return Judgement(True, Why.RARE, novelty), threshold
+    if score < threshold.bar(rule.keep_share):
+        return Judgement(False, Why.FAMILIAR, novelty), threshold
+    return Judgement(True, why, novelty), threshold
 
 
-def _typical(distances: NDArray[np.floating], alike: NDArray[np.bool_], enough: int) -> float | None:
-    """The median distance to kept samples of the same condition, else of any, else nothing to go by yet."""
-    if np.count_nonzero(alike) >= enough:
-        return float(np.median(distances[alike]))
-    if len(distances) >= enough:
-        return float(np.median(distances))
-    return None
+def _score(novelty: float, surprise: float | None, threshold: Threshold, rule: Rule) -> tuple[float, Why, Threshold]:
+    """The sample's score in spreads, which part of it is larger, and the threshold that has seen it."""
+    threshold = replace(threshold, novelty=threshold.novelty.plus(novelty))
+    distance = threshold.novelty.standard(novelty)
+    if surprise is None:
+        return distance, Why.NOVEL, threshold
+    threshold = replace(threshold, surprise=threshold.surprise.plus(surprise))
+    doubt, weighted = threshold.surprise.standard(surprise), rule.novelty_weight * distance
+    why = Why.SURPRISING if doubt >= weighted else Why.NOVEL
+    return (doubt + weighted) / hypot(1.0, rule.novelty_weight), why, threshold

@@ -13,6 +13,7 @@ from edge_agent.drivers.sqlite_memory import SqliteMemory
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.ingest import take_in
 from learning_core.errors import StateError
+from learning_core.memory.keep_budget import Threshold
 from learning_core.memory.novelty import Rule
 from protos.codec import encode_tensors
 
@@ -74,7 +75,9 @@ def test_what_is_kept_is_what_came_with_its_embedding(device):
     batch, newest = device.memory.samples()
     np.testing.assert_array_equal(batch.features, sent["features"])
     np.testing.assert_array_equal(batch.conditions, sent["conditions"])
-    np.testing.assert_array_equal(device.memory.kept().embeddings, sent["features"].reshape(4, 16))
+    for condition, embeddings in device.memory.kept().by_condition.items():
+        expected = sent["features"][sent["conditions"] == condition].reshape(-1, 16)
+        np.testing.assert_array_equal(embeddings, expected)
     assert newest == 4
 
 
@@ -154,8 +157,18 @@ def test_another_release_embeds_memory_anew_and_forgets_what_it_has_no_place_for
     assert device.memory.size() == 6
     device.memory.rebase("other", lambda features: features.reshape(len(features), -1)[:, :3], (1, 4, 4), 7)
     kept = device.memory.kept()
-    assert kept.embeddings.shape[1] == 3
-    assert set(kept.conditions) <= {5, 6}
+    assert {embeddings.shape[1] for embeddings in kept.by_condition.values()} == {3}
+    assert set(kept.by_condition) <= {5, 6}
+    assert device.memory.threshold() == Threshold(device.memory.threshold().ahead)  # other distances, other scale
+
+
+def test_the_threshold_goes_on_where_it_was_and_the_number_an_earlier_version_left_counts_as_none(device):
+    device.drop("a.safetensors", samples(20))
+    left = device.take_in().threshold
+    assert left.novelty.seen > 0
+    assert device.memory.threshold() == left
+    device.database.set_fact("novelty_threshold", 0.5)
+    assert device.memory.threshold() == Threshold()
 
 
 def test_a_full_disk_is_said_in_one_sentence_and_nothing_is_lost(device):

@@ -20,7 +20,7 @@ from edge_agent.values import (
     Reason,
 )
 from learning_core.federation.accountant import Spending, epsilon
-from learning_core.memory.novelty import Threshold
+from learning_core.memory.keep_budget import Threshold
 from learning_core.params import norm, scale, subtract
 from learning_core.samples import Batch
 from learning_core.updates import ModelVersion
