@@ -1,15 +1,15 @@
-"""Which samples of a stream are worth keeping: those unlike what is kept, and those the model gets wrong.
+"""Which samples of a stream are worth keeping: those unlike what is kept, or those the model gets wrong.
 
-Two scores are added, each in spreads of its own stream. Surprise, where the caller has a model to ask, finds the
-samples near a boundary; novelty, the distance to the nearest kept sample of the same condition in typical distances,
-finds those from places never seen. Nearly the same sample twice is dropped whatever it scores. How high the sum has
-to be follows from the share of the stream that may be kept (`keep_budget`).
+Nearly the same sample twice is dropped whatever else it is. The others are ranked by surprise where the caller has a
+model to ask, which finds those near a boundary; else by novelty, the distance to the nearest kept sample of the same
+condition in typical distances. (Adding distance to surprise was tried and helped on no stream.) How high a sample has
+to rank follows from the share of the stream that may be kept (`keep_budget`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from math import hypot, isfinite
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,8 @@ class Why(StrEnum):
 
     FIRST = "first"  # of its condition
     RARE = "rare"  # its condition has few kept samples
-    NOVEL = "novel"  # most of its score is its distance to what is kept
-    SURPRISING = "surprising"  # most of its score is what the model made of it
+    NOVEL = "novel"  # far from what is kept
+    SURPRISING = "surprising"  # the model got it wrong, or nearly
     DUPLICATE = "duplicate"
     FAMILIAR = "familiar"  # neither novel nor surprising enough for the share that may be kept
     NOT_FINITE = "not_finite"  # its embedding or its surprise is no number
@@ -34,15 +34,11 @@ class Why(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`keep_share` 0..1 of the stream; `duplicate_below` in typical distances; fewer than `rare_below` is rare.
-
-    `novelty_weight`: what a spread of novelty counts beside a spread of surprise, where there is one.
-    """
+    """`keep_share` 0..1 of the stream; `duplicate_below` in typical distances; fewer than `rare_below` is rare."""
 
     keep_share: float = 0.3
     duplicate_below: float = 0.25
     rare_below: int = 4
-    novelty_weight: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +96,7 @@ def _judged(
     novelty = nearest / threshold.typical.mean
     if novelty < rule.duplicate_below:
         return Judgement(False, Why.DUPLICATE, novelty), threshold
-    score, why, threshold = _score(novelty, surprise, threshold, rule)
+    score, why, threshold = _score(novelty, surprise, threshold)
     if len(alike) < rule.rare_below:
         return Judgement(True, Why.RARE, novelty), threshold
     if score < threshold.bar(rule.keep_share):
@@ -108,13 +104,10 @@ def _judged(
     return Judgement(True, why, novelty), threshold
 
 
-def _score(novelty: float, surprise: float | None, threshold: Threshold, rule: Rule) -> tuple[float, Why, Threshold]:
-    """The sample's score in spreads, which part of it is larger, and the threshold that has seen it."""
-    threshold = replace(threshold, novelty=threshold.novelty.plus(novelty))
-    distance = threshold.novelty.standard(novelty)
+def _score(novelty: float, surprise: float | None, threshold: Threshold) -> tuple[float, Why, Threshold]:
+    """The sample's score in spreads of its stream, what was scored, and the threshold that has seen it."""
     if surprise is None:
-        return distance, Why.NOVEL, threshold
+        threshold = replace(threshold, novelty=threshold.novelty.plus(novelty))
+        return threshold.novelty.standard(novelty), Why.NOVEL, threshold
     threshold = replace(threshold, surprise=threshold.surprise.plus(surprise))
-    doubt, weighted = threshold.surprise.standard(surprise), rule.novelty_weight * distance
-    why = Why.SURPRISING if doubt >= weighted else Why.NOVEL
-    return (doubt + weighted) / hypot(1.0, rule.novelty_weight), why, threshold
+    return threshold.surprise.standard(surprise), Why.SURPRISING, threshold

@@ -106,10 +106,10 @@ def zipf(labels: Labels, rng: np.random.Generator) -> Labels:
 
 
 def online(
-    embeddings: Array, labels: Labels, share: float, *, ask: bool, novelty_weight: float
+    embeddings: Array, labels: Labels, share: float, *, ask: bool, rule: Rule
 ) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """Which samples the filter keeps, [N], and how often for which reason; `ask` a reader for the surprise or not."""
-    rule = replace(RULE, keep_share=share, novelty_weight=novelty_weight)
+    rule = replace(rule, keep_share=share)
     reader = Reader.ignorant(embeddings.shape[1], int(labels.max()) + 1)
     kept, threshold, reasons = NOTHING, Threshold(), Counter[str]()
     keep = np.zeros(len(labels), bool)
@@ -193,7 +193,7 @@ def selection_claims(results: Sequence[Mapping[str, Any]]) -> list[Claim]:
 
 STREAMS: dict[str, Callable[[Labels, np.random.Generator], Labels]] = {"balanced": balanced, "zipf": zipf}
 SELECTORS: dict[str, Selector] = {
-    "ours": partial(online, ask=True, novelty_weight=RULE.novelty_weight),
-    "uncertainty": partial(online, ask=True, novelty_weight=0.0),
-    "novelty": partial(online, ask=False, novelty_weight=0.0),
+    "ours": partial(online, ask=True, rule=RULE),
+    "uncertainty": partial(online, ask=True, rule=replace(RULE, duplicate_below=0.0, rare_below=0)),
+    "novelty": partial(online, ask=False, rule=RULE),
 }
