@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from learning_core.params import Array
 
 Labels = NDArray[np.int64]
+
+LUMINANCE, CONTRAST = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # of SSIM, for values that span 2
 
 
 def per_condition_fidelity(logits: Array, conditions: Labels | Sequence[int]) -> dict[int, float]:
@@ -55,6 +58,57 @@ def out_of_range_share(images: Array, limit: float = 1.1) -> float:
     return float(1 - (np.abs(images) <= limit).mean())
 
 
+def nearest_neighbour_ratio(generated: Array, train: Array, held_out: Array) -> float:
+    """Median distance to the nearest training image: of generated ones, over that of held-out ones. Each [N, ...].
+
+    Around 1 for a model that has learned the distribution, towards 0 for one that repeats what it was shown; the
+    held-out images say how near an image of this kind comes by itself. Cf. Meehan et al. 2020 (arXiv:2004.05675).
+    """
+    if min(len(generated), len(train), len(held_out)) == 0:
+        raise ValueError("need generated, training and held-out images, at least one of each")
+    own, others = _nearest(generated, train), _nearest(held_out, train)
+    if others == 0:
+        raise ValueError("the held-out images are in the training set, so they say nothing about it")
+    return own / others
+
+
+def ssim(left: Array, right: Array, window: int = 7) -> NDArray[np.float64]:
+    """Structural similarity of pairs of images in -1..1, both [N, C, H, W]: [N] in -1..1, exactly 1 for equal images.
+
+    Mean over all square windows; variance and covariance both divide by the number of pixels: with one of them
+    unbiased, equal images would differ. Wang et al. 2004, eq. 13 (doi:10.1109/TIP.2003.819861).
+    """
+    if left.shape != right.shape or left.ndim != 4:
+        raise ValueError(f"need two sets of images of one shape [N, C, H, W], not {left.shape} and {right.shape}")
+    side = min(window, *left.shape[2:])
+    a, b = left.astype(np.float64), right.astype(np.float64)
+    mean_a, mean_b = _windowed(a, side), _windowed(b, side)
+    spread_a = _windowed(a * a, side) - mean_a * mean_a
+    spread_b = _windowed(b * b, side) - mean_b * mean_b
+    together = _windowed(a * b, side) - mean_a * mean_b
+    alike = (2 * mean_a * mean_b + LUMINANCE) * (2 * together + CONTRAST)
+    whole = (mean_a * mean_a + mean_b * mean_b + LUMINANCE) * (spread_a + spread_b + CONTRAST)
+    return np.asarray((alike / whole).mean(axis=(1, 2, 3)))
+
+
+def flicker(once: Array, again: Array) -> float:
+    """How much the same requests changed from one rendering to the next, 0 for not at all: mean of 1 - SSIM."""
+    return float(1 - ssim(once, again).mean())
+
+
+def diversity(images: Array, conditions: Labels | Sequence[int]) -> float:
+    """How different images of one condition are: mean of 1 - SSIM over each image and the next of its condition.
+
+    0 when every condition has collapsed to one image. images: [N, C, H, W], two or more of some condition.
+    """
+    asked = np.asarray(conditions, np.int64)
+    order = np.argsort(asked, kind="stable")
+    same = asked[order][1:] == asked[order][:-1]
+    if not same.any():
+        raise ValueError("need two images of some condition to say how different they are")
+    return flicker(images[order[:-1][same]], images[order[1:][same]])
+
+
 def _right(logits: Array, asked: Labels) -> NDArray[np.bool_]:
     if logits.ndim != 2 or len(logits) != len(asked) or len(asked) == 0:
         raise ValueError(f"need one row of logits for each condition, not {logits.shape} for {len(asked)}")
@@ -80,3 +134,17 @@ def _off_diagonal_mean(square: NDArray[np.float64]) -> float:
 def _root(symmetric: NDArray[np.float64]) -> NDArray[np.float64]:
     values, vectors = np.linalg.eigh(symmetric)
     return np.asarray((vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T)
+
+
+def _nearest(rows: Array, others: Array) -> float:
+    """Median over rows of the Euclidean distance to the nearest of the others."""
+    a, b = rows.reshape(len(rows), -1).astype(np.float64), others.reshape(len(others), -1).astype(np.float64)
+    squares = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
+    return float(np.median(np.sqrt(np.clip(squares.min(axis=1), 0, None))))
+
+
+def _windowed(x: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    """Means over all square windows: [N, C, H, W] -> [N, C, H - side + 1, W - side + 1]."""
+    for axis in (2, 3):
+        x = sliding_window_view(x, side, axis=axis).mean(axis=-1)
+    return x

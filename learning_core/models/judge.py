@@ -11,6 +11,7 @@ FEATURES = 64
 EPOCHS = 20
 BATCH = 64
 LEARNING_RATE = 3e-3
+AT_ONCE = 500  # images: more of them together only take more memory
 LEAST_SPREAD = 1e-3  # a feature that never varies must not be divided by (almost) nothing
 
 
@@ -38,17 +39,20 @@ class Judge(nn.Module):
         return F.gelu(flat)  # not ReLU: a unit that died would have no spread to divide by
 
 
-def train_judge(samples: Batch, num_conditions: int, seed: int) -> Judge:
-    """Learn to tell conditions apart from real images [N, C, H, W], shifted a little to make the judge robust."""
+def train_judge(samples: Batch, num_conditions: int, seed: int, epochs: int = EPOCHS) -> Judge:
+    """Learn to tell conditions apart from real images [N, C, H, W], shifted a little to make the judge robust.
+
+    Some 500 steps are enough: the default for 1,500 images, a few epochs for ten thousand.
+    """
     images, labels = as_tensor(samples.features), torch.tensor(samples.conditions)
     generator = Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         judge = Judge(images.shape[1], images.shape[2], num_conditions)
-    steps = EPOCHS * -(-len(labels) // BATCH)
+    steps = epochs * -(-len(labels) // BATCH)
     optimizer = torch.optim.AdamW(judge.parameters(), LEARNING_RATE, weight_decay=1e-2, fused=True)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for chosen in torch.split(torch.randperm(len(labels), generator=generator), BATCH):
             loss = F.cross_entropy(judge(jittered(images[chosen], generator))[0], labels[chosen], label_smoothing=0.05)
             optimizer.zero_grad()
@@ -56,7 +60,7 @@ def train_judge(samples: Batch, num_conditions: int, seed: int) -> Judge:
             optimizer.step()
             rate.step()
     with torch.no_grad():
-        raw = judge.raw_features(images)
+        raw = torch.cat([judge.raw_features(piece) for piece in torch.split(images, AT_ONCE)])
         judge.get_buffer("feature_mean").copy_(raw.mean(dim=0))
         judge.get_buffer("feature_spread").copy_(raw.std(dim=0).clamp_min(LEAST_SPREAD))
     return judge.eval()

@@ -1,4 +1,4 @@
-"""Low-rank adapters on a frozen flow model: what a device trains and what a fleet shares.
+"""Low-rank adapters on a frozen model: what a device trains and what a fleet shares.
 
 W x + alpha / r * B (A x), Hu et al. 2021 (arXiv:2106.09685), with A random, frozen and the same for everyone, so that
 averaging B over devices is exact: FFA-LoRA, Sun et al. 2024 (arXiv:2403.12313). The label rows of conditions the base
@@ -6,7 +6,7 @@ does not know are part of the adapter: without them the low-rank part alone cann
 Our own thirty lines instead of peft, which takes seconds and hundreds of MB to import in a learner that lives briefly.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from learning_core.models.weights import as_array, as_tensor, weights_of
 from learning_core.params import Array, Params, Shapes, shapes_of
 
 LABEL_ROWS = "label_rows"
+Layers = Mapping[str, tuple[int, int]]  # linear layers by path, with their (out, in) sizes
 
 
 class AdaptedLinear(nn.Module):
@@ -71,28 +72,42 @@ def adapter_shapes(config: FlowImageConfig, rank: int, known_conditions: Collect
 
 
 def start_factors(config: FlowImageConfig, rank: int, seed: int) -> dict[str, Array]:
-    """The frozen A factors of a release, [r, in] each, uniform as in the reference implementation of LoRA."""
+    """The frozen A factors of a release of the flow model."""
+    return random_factors(linear_shapes(config), rank, seed)
+
+
+def random_factors(layers: Layers, rank: int, seed: int) -> dict[str, Array]:
+    """A factors for linear layers, [r, in] each, uniform as in the reference implementation of LoRA."""
     rng = np.random.default_rng(seed)
     return {
         f"{path}.lora_A": rng.uniform(-1.0, 1.0, (rank, size)).astype(np.float32) / np.float32(np.sqrt(size))
-        for path, (_, size) in linear_shapes(config).items()
+        for path, (_, size) in layers.items()
     }
 
 
-def build_student(
-    config: FlowImageConfig, weights: Params, start: Params, alpha: float, known_conditions: Collection[int]
-) -> FlowImage:
-    """A frozen base with adapters that change nothing yet. Raises Malformed when weights or factors do not fit."""
+def attach(model: nn.Module, layers: Layers, start: Params, alpha: float) -> None:
+    """Freeze a model and put an adapter that changes nothing yet on each of its linear layers, in place.
+
+    Raises Malformed when the factors do not fit; then nothing has changed.
+    """
     rank = len(next(iter(start.values()), ()))
-    check_exact(start, {f"{path}.lora_A": (rank, size) for path, (_, size) in linear_shapes(config).items()}, "factors")
-    model = flow_image_of(config, weights).requires_grad_(False)
-    for path in linear_shapes(config):
+    check_exact(start, {f"{path}.lora_A": (rank, size) for path, (_, size) in layers.items()}, "factors")
+    model.requires_grad_(False)
+    for path in layers:
         parent, _, leaf = path.rpartition(".")
         base = model.get_submodule(path)
         if not isinstance(base, nn.Linear):
             raise TypeError(f"{path} is not a linear layer")
         adapted = AdaptedLinear(base, as_tensor(start[f"{path}.lora_A"]), alpha / rank)
         setattr(model.get_submodule(parent), leaf, adapted)
+
+
+def build_student(
+    config: FlowImageConfig, weights: Params, start: Params, alpha: float, known_conditions: Collection[int]
+) -> FlowImage:
+    """A frozen base with adapters that change nothing yet. Raises Malformed when weights or factors do not fit."""
+    model = flow_image_of(config, weights)
+    attach(model, linear_shapes(config), start, alpha)
     if unknown := new_conditions(config, known_conditions):
         if not isinstance(model.label, nn.Embedding):
             raise TypeError("the label table already carries an adapter")
@@ -102,14 +117,20 @@ def build_student(
 
 def adapter_weights(model: FlowImage) -> dict[str, nn.Parameter]:
     """The trainable tensors themselves, under their federated names and in a fixed order."""
-    found: dict[str, nn.Parameter] = {}
-    for path in linear_shapes(model.config):
-        module = model.get_submodule(path)
-        if not isinstance(module, AdaptedLinear):
-            raise TypeError(f"{path} has no adapter; the model has to come from build_student")
-        found[f"{path}.lora_B"] = module.lora_B
+    found = attached(model, linear_shapes(model.config))
     if isinstance(model.label, AdaptedEmbedding):
         found[LABEL_ROWS] = model.label.rows
+    return found
+
+
+def attached(model: nn.Module, layers: Layers) -> dict[str, nn.Parameter]:
+    """The B factors on the given layers, themselves, in the layers' order."""
+    found: dict[str, nn.Parameter] = {}
+    for path in layers:
+        module = model.get_submodule(path)
+        if not isinstance(module, AdaptedLinear):
+            raise TypeError(f"{path} has no adapter; attach one first")
+        found[f"{path}.lora_B"] = module.lora_B
     return found
 
 
@@ -119,14 +140,18 @@ def read_adapter(model: FlowImage) -> dict[str, Array]:
 
 def write_adapter(model: FlowImage, adapter: Params) -> None:
     """Inverse of `read_adapter`. Raises Malformed when names or shapes differ; then nothing has changed."""
-    present = adapter_weights(model)
+    copy_exact(adapter_weights(model), adapter)
+
+
+def copy_exact(present: Mapping[str, Tensor], adapter: Params) -> None:
+    """Put an adapter into the tensors that carry it, in place. Raises Malformed as `write_adapter` does."""
     check_exact(adapter, {name: tuple(value.shape) for name, value in present.items()}, "adapter")
     with torch.no_grad():
         for name, value in present.items():
             value.copy_(as_tensor(adapter[name]))
 
 
-def merge(model: FlowImage) -> dict[str, Array]:
+def merge(model: nn.Module) -> dict[str, Array]:
     """Weights of a plain model that does what base and adapter do together, by `state_dict` name."""
     merged = frozen_weights(model)
     with torch.no_grad():
@@ -141,11 +166,10 @@ def frozen_base(model: FlowImage) -> FlowImage:
     return flow_image_of(model.config, frozen_weights(model))
 
 
-def frozen_weights(model: FlowImage) -> dict[str, Array]:
+def frozen_weights(model: nn.Module) -> dict[str, Array]:
     """Weights of the base under the adapters, by `state_dict` name."""
-    own = {
-        f"{path}.{leaf}" for path in (*linear_shapes(model.config), "label") for leaf in ("lora_A", "lora_B", "rows")
-    }
+    adapted = [path for path, module in model.named_modules() if isinstance(module, AdaptedLinear | AdaptedEmbedding)]
+    own = {f"{path}.{leaf}" for path in adapted for leaf in ("lora_A", "lora_B", "rows")}
     return {name: value for name, value in weights_of(model).items() if name not in own}
 
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+from torch import nn
 
 from learning_core.errors import DewfallError, Malformed
 from learning_core.models.flow_image import FlowImage
@@ -55,7 +56,7 @@ def export_judge(judge: Judge, probe: Batch, evaluate: Evaluate = by_reference) 
     images = probe.features[:PROBED]
     with torch.no_grad():
         wanted = judge(as_tensor(images))
-    _compare(evaluate(data, {"x": images}), [as_array(value) for value in wanted])
+    compare(evaluate(data, {"x": images}), [as_array(value) for value in wanted])
     return data
 
 
@@ -78,7 +79,7 @@ def reweight(student_onnx: bytes, weights: Params) -> bytes:
     return data
 
 
-def adapter_inputs(model: FlowImage) -> dict[str, Array]:
+def adapter_inputs(model: nn.Module) -> dict[str, Array]:
     """What to feed the graph of the base so that it answers as this model with its adapters does."""
     feed: dict[str, Array] = {}
     for path, module in model.named_modules():
@@ -108,10 +109,11 @@ def _compare_student(data: bytes, model: FlowImage, probe: Batch, adapter: Param
     x, t, y = as_tensor(images), as_tensor(times), torch.from_numpy(labels)
     with torch.no_grad():
         wanted = [as_array(model(x, t, y)), as_array(model.hidden(x, model.condition(t, y)).mean(dim=1))]
-    _compare(evaluate(data, {"x": images, "t": times, "y": labels, **adapter}), wanted)
+    compare(evaluate(data, {"x": images, "t": times, "y": labels, **adapter}), wanted)
 
 
-def _compare(given: list[Array], wanted: list[Array]) -> None:
+def compare(given: list[Array], wanted: list[Array]) -> None:
+    """Raises DewfallError unless all outputs are those of torch, to TOLERANCE."""
     apart = max(float(np.abs(one - other).max()) for one, other in zip(given, wanted, strict=True))
     if not apart <= TOLERANCE:
         raise DewfallError(f"the exported graph and torch differ by {apart:.2g}; do not release this model")

@@ -1,10 +1,10 @@
-"""Teach a flow model from images: from scratch with a high learning rate, or a warm start with a lower one."""
+"""Teach all weights of a transformer: from scratch with a high learning rate, or a warm start with a lower one."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from learning_core.models.flow_image import FlowImage, flow_loss, linear_shapes
 from learning_core.models.muon import Muon
@@ -27,27 +27,47 @@ def pretrain(
     batch: int = 64,
     on_step: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train all weights for `steps` and leave their moving average in the model. `on_step` gets (step, loss).
+    """Flow matching on samples for `steps`. `on_step` gets (step, loss).
 
     From scratch a learning rate of 2e-2 is right for widths of 64 to 128; a warm start wants about a quarter of it.
     """
     if len(samples) == 0:
         raise ValueError("there is nothing to learn from: the batch of samples is empty")
     images, labels = as_tensor(samples.features), torch.tensor(samples.conditions)
+
+    def loss(generator: Generator) -> Tensor:
+        chosen = torch.randint(len(labels), (batch,), generator=generator)
+        return flow_loss(model, images[chosen], labels[chosen], generator)
+
+    train_all(model, linear_shapes(model.config), loss, steps, learning_rate, seed, on_step)
+
+
+def train_all(
+    model: nn.Module,
+    layers: Iterable[str],
+    loss: Callable[[Generator], Tensor],
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    on_step: Callable[[int, float], None] | None = None,
+) -> None:
+    """Move all weights down a loss that draws its batch itself, and leave their moving average in the model.
+
+    `layers`: paths of the linear layers inside the transformer, whose matrices Muon moves.
+    """
     generator = Generator().manual_seed(seed)
     weights = list(model.parameters())
     average = [weight.detach().clone() for weight in weights]
-    inner = [model.get_parameter(f"{path}.weight") for path in linear_shapes(model.config)]
+    inner = [model.get_parameter(f"{path}.weight") for path in layers]
     muon = Muon(inner)
     rest = [weight for weight in weights if not any(weight is matrix for matrix in inner)]
     adam = torch.optim.AdamW(rest, learning_rate, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True)
     model.train()
     for step in range(steps):
         rate = learning_rate * schedule(step, steps)
-        chosen = torch.randint(len(labels), (batch,), generator=generator)
-        loss = flow_loss(model, images[chosen], labels[chosen], generator)
+        value = loss(generator)
         model.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(value)
         torch.nn.utils.clip_grad_norm_(weights, MAX_GRAD_NORM, foreach=True)
         for group in adam.param_groups:
             group["lr"] = ADAM_SHARE * rate
@@ -55,7 +75,7 @@ def pretrain(
         muon.step(rate)
         follow(average, weights, min(AVERAGE_DECAY, (1 + step) / (10 + step)))
         if on_step is not None:
-            on_step(step, loss.item())
+            on_step(step, value.item())
     model.eval()
     with torch.no_grad():
         for weight, mean in zip(weights, average, strict=True):

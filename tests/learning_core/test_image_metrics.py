@@ -1,7 +1,19 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from learning_core.metrics.images import class_fidelity, fid, kid, out_of_range_share, per_condition_fidelity
+from learning_core.metrics.images import (
+    class_fidelity,
+    diversity,
+    fid,
+    flicker,
+    kid,
+    nearest_neighbour_ratio,
+    out_of_range_share,
+    per_condition_fidelity,
+    ssim,
+)
 
 
 def test_fidelity_counts_what_the_judge_takes_for_what_was_asked():
@@ -73,3 +85,53 @@ def test_out_of_range_share_counts_values_and_what_is_no_number():
 def test_no_images_have_no_share():
     with pytest.raises(ValueError, match="no images"):
         out_of_range_share(np.zeros((0, 1, 2, 2), np.float32))
+
+
+def test_copies_of_training_images_are_nearer_to_them_than_held_out_ones():
+    train, held_out = np.array([[0.0], [10.0]], np.float32), np.array([[1.0], [12.0]], np.float32)
+    generated = np.array([[0.5], [9.0]], np.float32)  # nearest at 0.5 and 1.0, held out at 1.0 and 2.0: medians
+    assert nearest_neighbour_ratio(generated, train, held_out) == pytest.approx(0.75 / 1.5)
+    assert nearest_neighbour_ratio(train, train, held_out) == 0
+    assert nearest_neighbour_ratio(held_out, train, held_out) == 1
+
+
+def test_a_neighbour_ratio_needs_images_and_a_distance_to_compare_with():
+    some = np.ones((2, 1, 2, 2), np.float32)
+    with pytest.raises(ValueError, match="at least one of each"):
+        nearest_neighbour_ratio(some[:0], some, some)
+    with pytest.raises(ValueError, match="are in the training set"):
+        nearest_neighbour_ratio(some, some, some)
+
+
+@given(st.integers(0, 100), st.sampled_from([(1, 1), (4, 9), (8, 8), (28, 28)]))
+def test_equal_images_are_exactly_alike_whatever_they_show(seed, sides):
+    images = np.random.default_rng(seed).uniform(-1, 1, (3, 2, *sides)).astype(np.float32)
+    assert ssim(images, images).tolist() == [1.0, 1.0, 1.0]
+    assert flicker(images, images) == 0.0
+
+
+def test_flat_images_are_as_alike_as_their_brightness():
+    # One window, no spread: (2ab + C) / (a^2 + b^2 + C) with a = 1/2, b = 1 and C = (0.01 * 2)^2.
+    left, right = np.full((1, 1, 2, 2), 0.5, np.float32), np.ones((1, 1, 2, 2), np.float32)
+    assert ssim(left, right)[0] == pytest.approx((1.0 + 0.0004) / (1.25 + 0.0004))
+
+
+def test_an_image_and_its_negative_are_opposites():
+    pattern = np.tile([[1.0, -1.0], [-1.0, 1.0]], (4, 4)).astype(np.float32)[None, None]
+    assert ssim(pattern, -pattern, window=8)[0] == pytest.approx((0.0036 - 2) / (0.0036 + 2))
+
+
+def test_images_of_different_shapes_are_not_compared():
+    with pytest.raises(ValueError, match="one shape"):
+        ssim(np.zeros((1, 1, 4, 4), np.float32), np.zeros((2, 1, 4, 4), np.float32))
+
+
+def test_a_collapsed_generator_has_no_diversity_and_neighbours_count_only_within_a_condition():
+    black, white = np.full((1, 4, 4), -1.0, np.float32), np.ones((1, 4, 4), np.float32)
+    assert diversity(np.stack([black, white, black, white]), [0, 1, 0, 1]) == 0.0
+    assert diversity(np.stack([black, white, black, white]), [0, 0, 1, 1]) > 0.9
+
+
+def test_diversity_needs_two_of_a_kind():
+    with pytest.raises(ValueError, match="two images of some condition"):
+        diversity(np.zeros((2, 1, 4, 4), np.float32), [0, 1])

@@ -12,7 +12,7 @@ from learning_core.metrics.stages import forgetting
 from simulations.bench.continual import digits
 from simulations.bench.continual.part import mean_and_spread
 from simulations.bench.continual.run import PARTS, Options, chosen, key_of, page
-from simulations.bench.continual.stream_methods import METHODS, matrix
+from simulations.bench.continual.stream_runs import METHODS, matrix
 from simulations.bench.continual.streams import joined, split_digits
 
 SEEDS = (0, 1)

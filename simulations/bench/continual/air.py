@@ -11,11 +11,11 @@ from simulations import report
 from simulations.bench.continual.data_air import SEASONS, seasons
 from simulations.bench.continual.digits import METRICS, figures_of
 from simulations.bench.continual.part import Part
-from simulations.bench.continual.stream_methods import METHODS, matrix
+from simulations.bench.continual.stream_runs import METHODS, matrix
 
 NAME = "air"
 NEEDS_DATA = True
-SETTING: dict[str, Any] = {"version": 1, "methods": {name: str(method) for name, method in METHODS.items()}}
+SETTING: dict[str, Any] = {"version": 2, "methods": {name: str(method) for name, method in METHODS.items()}}
 
 
 def run_seed(seed: int, data: Path | None) -> dict[str, Any]:

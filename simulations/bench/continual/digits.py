@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from learning_core.metrics import stages
 from simulations import report
 from simulations.bench.continual.part import Part, mean_and_spread
-from simulations.bench.continual.stream_methods import BATCH, EPOCHS, HIDDEN, MEMORY, METHODS, PLAIN_RATE, matrix
+from simulations.bench.continual.stream_memory import HIDDEN, MEMORY
+from simulations.bench.continual.stream_methods import BATCH
+from simulations.bench.continual.stream_runs import EPOCHS, METHODS, PLAIN_RATE, matrix
 from simulations.bench.continual.streams import CLASSES, Setting, split_digits
 from simulations.report import Claim
 
@@ -21,7 +23,7 @@ NAME = "digits"
 NEEDS_DATA = False
 OURS = "condensed replay"
 SETTINGS: tuple[Setting, ...] = ("class", "domain", "task")
-SETTING: dict[str, Any] = {"version": 1, "methods": {name: str(method) for name, method in METHODS.items()}}
+SETTING: dict[str, Any] = {"version": 2, "methods": {name: str(method) for name, method in METHODS.items()}}
 AVALANCHE = ("naive", "EWC", "LwF", "SI", "A-GEM", "GDumb", "replay", "GEM", "DER++", "ER-ACE")
 METRICS = {
     "average accuracy": stages.average_accuracy,

@@ -1,64 +1,26 @@
-"""How each method of the core learns a stream of tasks with an MLP: what it keeps, and what it adds to a step.
+"""What each method of the core adds to a step on a stream of tasks, with an MLP and a small memory.
 
-Everything goes through one `fit`; a method is a choice of loss, penalties, memory losses and correction. All but the
-plain ones leave outputs not yet asked for out of the loss: otherwise they are pushed down long before their turn.
+A method is a choice of loss, penalties, memory losses and correction for one `fit`.
 """
 
-import copy
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone knows it by
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from learning_core.memory.curriculum import Curriculum, allowed, rate_factor, stage_at
-from learning_core.memory.replay import Place, evictions
 from learning_core.methods import ewc, gem
-from learning_core.methods.condensed_replay import Condensed, condense, draw
+from learning_core.methods.condensed_replay import condense, draw
 from learning_core.methods.distillation import lwf
 from learning_core.methods.experience_replay import der_plus_plus, er_ace
-from learning_core.training.fitting import Budget, Correction, Loss, Recipe, fit, read, start_state
-from simulations.bench.continual.streams import Task, accuracies, joined
+from learning_core.training.fitting import Correction, Loss
+from simulations.bench.continual.stream_memory import VECTORS, Net, Past, classes_of
+from simulations.bench.continual.streams import Task
 
-HIDDEN, BATCH, EPOCHS, MEMORY = 64, 16, 5, 100
-PLAIN_RATE = 0.1
-REHEARSED = 64
+BATCH, REHEARSED = 16, 64
 DRAWN = 256  # condensed samples a step: they cost no memory, and 128 of them lose half a point
-UNSEEN = -30.0  # added to a logit that may not answer yet
-VECTORS = 10  # for each of ten classes: as many numbers as 100 samples
-STAGE_PIECE = 5  # steps at one rate
-EWC_WEIGHT = 0.02  # of a Fisher with mean 1; ten times as much diverges at this rate
-
-
-class Net(nn.Module):
-    """inputs-64-outputs, with a mask over outputs that no task has asked for yet."""
-
-    def __init__(self, inputs: int, outputs: int, seed: int) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.layers = nn.Sequential(nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
-        self.mask = torch.full((outputs,), 0.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.layers(x)
-        return logits + self.mask
-
-
-@dataclass
-class Past:
-    """What a method carries from task to task; how much of it is used is the method's affair."""
-
-    x: Tensor
-    logits: Tensor
-    y: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    task: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    rank: Tensor = field(default_factory=lambda: torch.zeros(0))
-    anchors: list[ewc.Anchor] = field(default_factory=list)
-    condensed: list[tuple[int, Condensed]] = field(default_factory=list)  # with the label each answers to
-    model: Net | None = None
+EWC_WEIGHT = 0.02  # of a Fisher with mean 1; ten times as much diverges at the plain rate
 
 
 @dataclass(frozen=True)
@@ -72,109 +34,6 @@ class Terms:
 
 
 Method = Callable[[Net, Task, Past], Terms]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A method with the optimizer it is best with and whether digits not yet seen are left out."""
-
-    terms: Method
-    rate: float = PLAIN_RATE
-    optimizer: str = "sgd"
-    masked: bool = False
-    joint: bool = False
-    staged: bool = False  # easy samples before hard ones, at a gentler rate
-
-    def __str__(self) -> str:
-        return f"{self.terms.__name__} {self.rate} {self.optimizer} {self.masked} {self.joint} {self.staged}"
-
-
-def matrix(tasks: Sequence[Task], choice: Choice, seed: int) -> list[list[float]]:
-    """R of one method: a row before learning and one after each task (joint: one after everything)."""
-    inputs, outputs = tasks[0].x.shape[1], 1 + int(max(task.outputs.max() for task in tasks))
-    net, past = Net(inputs, outputs, seed), Past(torch.zeros(0, inputs), torch.zeros(0, outputs))
-    rows = [accuracies(net, tasks)]
-    for index, task in enumerate([joined(tasks)] if choice.joint else tasks):
-        if choice.masked:
-            seen = sorted({*classes_of(task), *(label for label, _ in past.condensed)})
-            net.mask = torch.full((outputs,), UNSEEN).index_fill(0, torch.tensor(seen), 0.0)
-        steps = math.ceil(len(task.y) / BATCH) * EPOCHS
-        recipe = Recipe(
-            steps=steps,
-            batch=BATCH,
-            learning_rate=choice.rate,
-            optimizer="adam" if choice.optimizer == "adam" else "sgd",
-            last_rate=0.1 if choice.optimizer == "adam" else 1.0,
-            max_grad_norm=math.inf,
-            seed=seed * 100 + index,
-        )
-        trained = dict(net.layers.named_parameters())
-        state = start_state(read(trained))
-        for stage_task, stage_recipe, num in stages_of(task, recipe) if choice.staged else [(task, recipe, steps)]:
-            terms = choice.terms(net, stage_task, past)
-            state, _ = fit(
-                trained,
-                terms.loss,
-                stage_recipe,
-                state,
-                Budget(num),
-                penalties=terms.penalties,
-                memory=terms.memory,
-                correction=terms.correction,
-            )
-        remember(past, net, task, index, seed)
-        rows.append(accuracies(net, tasks))
-    return rows
-
-
-def stages_of(task: Task, recipe: Recipe) -> Iterator[tuple[Task, Recipe, int]]:
-    """The curriculum: three stages that admit harder and harder samples, each beginning at half the rate.
-
-    A sample is as hard as it is far from the mean of its class.
-    """
-    far = torch.zeros(len(task.y))
-    for label in classes_of(task):
-        ours = task.y == label
-        far[ours] = (task.x[ours] - task.x[ours].mean(dim=0)).norm(dim=1)
-    curriculum = Curriculum(stages=3, stage_steps=math.ceil(recipe.steps / 3))
-    for step in range(0, recipe.steps, STAGE_PIECE):
-        admitted = torch.tensor(allowed(far.numpy(), stage_at(step, curriculum), curriculum))
-        eased = recipe.learning_rate * rate_factor(step, step, curriculum)
-        yield replace(task, x=task.x[admitted], y=task.y[admitted]), replace(recipe, learning_rate=eased), STAGE_PIECE
-
-
-def remember(past: Past, net: Net, task: Task, index: int, seed: int) -> None:
-    """Keep what any of the methods may want, within the memory: a balanced reservoir, an anchor, the model."""
-    generator = torch.Generator().manual_seed(seed * 100 + index)
-    rank = torch.rand(len(task.y), generator=generator)
-    with torch.no_grad():
-        logits = net.layers(task.x)
-    of = torch.full((len(task.y),), index)
-    x, y, kept_logits, tasks, ranks = (
-        torch.cat(pair)
-        for pair in (
-            (past.x, task.x),
-            (past.y, task.y),
-            (past.logits, logits),
-            (past.task, of),
-            (past.rank, rank),
-        )
-    )
-    labels = y + net.mask.numel() * tasks  # a fair place for every class of every task, also where they share answers
-    places = [Place(i, int(labels[i]), 1, float(ranks[i])) for i in range(len(y))]
-    gone = set(evictions(places, MEMORY))
-    kept = torch.tensor([i for i in range(len(y)) if i not in gone])
-    past.x, past.y, past.logits = x[kept], y[kept], kept_logits[kept]
-    past.task, past.rank = tasks[kept], ranks[kept]
-    trained = dict(net.layers.named_parameters())
-    fisher = ewc.fisher_of_logits((net.layers(row[None]) for row in task.x[:100]), trained, generator)
-    past.anchors.append(ewc.anchor_at(trained, fisher))
-    past.condensed += [(c, condense(task.x[task.y == c], VECTORS)) for c in classes_of(task)]
-    past.model = copy.deepcopy(net)
-
-
-def classes_of(task: Task) -> list[int]:
-    return sorted(set(task.y.tolist()))
 
 
 def drawn(task: Task, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -255,11 +114,19 @@ def dark_replay(net: Net, task: Task, past: Past) -> Terms:
 
 
 def asymmetric_replay(net: Net, task: Task, past: Past) -> Terms:
+    """New samples compete among themselves; with the old they do as rehearsed ones, each class as often."""
+    share = len(classes_of(task)) / (len(classes_of(task)) + len(past.condensed))
+
     def loss(generator: Generator) -> Tensor:
         x, y = drawn(task, generator)
-        return er_ace(net(x), y) if len(past.y) else F.cross_entropy(net(x), y)
+        return er_ace(net(x), y)
 
-    return replace(replay(net, task, past), loss=loss)
+    def penalty(generator: Generator) -> Tensor:
+        old = stored(past, REHEARSED, generator)
+        new = torch.randint(len(task.y), (round(REHEARSED * share / (1 - share)),), generator=generator)
+        return F.cross_entropy(net(torch.cat((past.x[old], task.x[new]))), torch.cat((past.y[old], task.y[new])))
+
+    return Terms(loss, penalties=[penalty] if len(past.y) else [])
 
 
 def condensed_replay(net: Net, task: Task, past: Past) -> Terms:
@@ -280,18 +147,3 @@ def condensed_replay(net: Net, task: Task, past: Past) -> Terms:
         return (0.5 * share * real + (weights * each).mean()) / (0.5 * share + float(weights.mean()))
 
     return Terms(loss)
-
-
-METHODS = {
-    "naive": Choice(naive),
-    "EWC": Choice(elastic),
-    "LwF": Choice(without_forgetting),
-    "A-GEM": Choice(averaged_gem),
-    "GEM": Choice(full_gem),
-    "replay": Choice(replay),
-    "ER-ACE": Choice(asymmetric_replay),
-    "DER++": Choice(dark_replay),
-    "condensed replay": Choice(condensed_replay, rate=3e-2, optimizer="adam", masked=True),
-    "condensed replay, curriculum": Choice(condensed_replay, rate=3e-2, optimizer="adam", masked=True, staged=True),
-    "joint": Choice(naive, rate=3e-2, optimizer="adam", joint=True),
-}
