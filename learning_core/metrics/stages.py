@@ -38,7 +38,7 @@ def forward_transfer(r: Matrix) -> float:
     """
     rows = _checked(r)
     tasks = range(1, rows.shape[1])
-    return float(np.mean([rows[task, task] - rows[0, task] for task in tasks])) if len(tasks) else 0.0
+    return float(np.mean([rows[task, task] - rows[0, task] for task in tasks])) if tasks else 0.0
 
 
 def forgetting(r: Matrix) -> float:
@@ -53,7 +53,7 @@ def forgetting(r: Matrix) -> float:
 
 
 def worst_accuracy(r: Matrix) -> float:
-    """The lowest accuracy any task had at any stage after it was learned. Cf. De Lange et al. 2023 (arXiv:2205.13452)."""
+    """The lowest accuracy of any task at any stage after it was learned. De Lange et al. 2023 (arXiv:2205.13452)."""
     rows = _checked(r)
     return float(min(rows[task + 1 :, task].min() for task in range(rows.shape[1])))
 

@@ -19,7 +19,7 @@ def main(request_path: str, answer_path: str) -> None:
     with open(request_path, encoding="utf-8") as file:
         request = json.load(file)
     torch.set_num_threads(1)
-    library = torch.library.Library("torchvision", "DEF")
+    library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for operator in OPERATORS:  # a torchvision built for CUDA wants them declared; none of them is used
         try:
             library.define(operator)
