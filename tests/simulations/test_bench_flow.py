@@ -13,7 +13,16 @@ from learning_core.models.flow_image import FlowImageConfig
 from learning_core.models.judge import train_judge
 from learning_core.models.second_judge import train_second_judge
 from simulations.bench.continual import flow_digits, flow_mnist, omniglot
-from simulations.bench.continual.data_images import MNIST, OMNIGLOT, idx, load_mnist, load_omniglot, scaled
+from simulations.bench.continual.data_images import (
+    FASHION,
+    MNIST,
+    OMNIGLOT,
+    idx,
+    load_fashion,
+    load_mnist,
+    load_omniglot,
+    scaled,
+)
 from simulations.bench.continual.image_pages import contact_sheet
 from simulations.bench.continual.image_steps import (
     Protocol,
@@ -119,6 +128,21 @@ def test_images_without_as_many_labels_are_refused(tmp_path):
     (folder / MNIST[1]).write_bytes(gzip.compress(bytes((0, 0, 8, 1, 0, 0, 0, 2, 0, 1))))
     with pytest.raises(Malformed, match="do not fit"):
         load_mnist(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"x": np.zeros((2, 4, 4), np.uint8)},
+        {"x": np.zeros((2, 4, 4), np.uint8), "y": np.zeros(3, np.int64)},
+        {"x": np.array([{}], object), "y": np.zeros(1, np.int64)},
+    ],
+)
+def test_an_archive_of_anything_but_images_and_their_labels_is_refused(tmp_path, arrays):
+    (tmp_path / "fashion_mnist_3615").mkdir()
+    np.savez(tmp_path / "fashion_mnist_3615" / FASHION, **arrays)
+    with pytest.raises(Malformed, match=FASHION):
+        load_fashion(tmp_path)
 
 
 def test_a_missing_file_is_named(tmp_path):

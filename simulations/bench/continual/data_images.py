@@ -1,4 +1,4 @@
-"""Small grey images from a data folder: MNIST's test part, and Omniglot by drawer.
+"""Small grey images from a data folder: MNIST's test part, some of Fashion-MNIST, and Omniglot by drawer.
 
 The files are read as what they should be and nothing more: no pickle, and no size is believed before it is checked.
 """
@@ -19,6 +19,7 @@ from learning_core.samples import Batch
 
 MNIST = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
 OMNIGLOT = ("images_background_small1.zip", "images_background_small2.zip")
+FASHION = "fashion_mnist_train_first3615.npz"
 UNSIGNED_BYTES = 0x08
 
 
@@ -27,6 +28,19 @@ def load_mnist(data: Path) -> Batch:
     images, labels = (idx(gzip.decompress(_file(data / "mnist_t10k" / name)), name) for name in MNIST)
     if images.ndim != 3 or labels.shape != (len(images),):
         raise Malformed(f"{data / 'mnist_t10k'}: {labels.shape} labels do not fit images of shape {images.shape}")
+    return Batch(scaled(images), labels.astype(np.int64))
+
+
+def load_fashion(data: Path) -> Batch:
+    """Some thousand images of clothes, features [N, 1, 28, 28] in -1..1. Xiao et al. 2017 (arXiv:1708.07747)."""
+    content = _file(data / "fashion_mnist_3615" / FASHION)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            images, labels = np.asarray(arrays["x.npy"]), np.asarray(arrays["y.npy"])
+    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise Malformed(f"{FASHION} is not an archive of images x and labels y") from error
+    if images.dtype != np.uint8 or images.ndim != 3 or labels.shape != (len(images),):
+        raise Malformed(f"{FASHION}: {labels.shape} labels do not fit images of shape {images.shape}")
     return Batch(scaled(images), labels.astype(np.int64))
 
 

@@ -14,6 +14,7 @@ from learning_core.errors import ConfigError
 from learning_core.models.flow_image import FlowImageConfig
 from learning_core.models.judge import train_judge
 from learning_core.models.second_judge import train_second_judge
+from learning_core.samples import Batch
 from simulations import report
 from simulations.bench.continual.data_images import load_mnist
 from simulations.bench.continual.image_pages import contact_sheet, curves, method_table, sheet_of
@@ -51,7 +52,12 @@ SETTING: dict[str, Any] = asdict(PROTOCOL) | {"judge_epochs": JUDGE_EPOCHS}
 def run_seed(seed: int, data: Path | None) -> dict[str, Any]:
     if data is None:
         raise ConfigError("MNIST is not shipped; give the folder that holds mnist_t10k/ with --data")
-    train, held_out = parted(load_mnist(data), seed, 0.2)
+    return measured(load_mnist(data), seed)
+
+
+def measured(samples: Batch, seed: int) -> dict[str, Any]:
+    """The protocol on any ten classes of such images."""
+    train, held_out = parted(samples, seed, 0.2)
     world = World(
         PROTOCOL,
         train,
@@ -69,11 +75,14 @@ def summarise(results: Sequence[dict[str, Any]], peers: dict[str, Any] | None) -
     mean, low, high = mean_and_spread(by_seed(results)["fidelity"])
     statement = "All ten digits are drawn as asked after three steps, at 28 x 28"
     claim = Claim(f"continual.{NAME}.fidelity", statement, mean, "share", "at_least", 0.95, low, high)
-    sections = {
+    return Part(NAME, [claim], figures_of(results), sections_of(results))
+
+
+def sections_of(results: Sequence[dict[str, Any]]) -> dict[str, str]:
+    return {
         "old and new classes after each step": report.picture(
             curves(results), "fidelity of three groups of classes after each step, with and without rehearsal"
         ),
         "after three steps": method_table(results),
         "what it draws": sheet_of(results),
     }
-    return Part(NAME, [claim], figures_of(results), sections)

@@ -23,7 +23,19 @@ from protos.state_folder import write_atomically
 from simulations import report
 from simulations.bench.continual.part import Part, PartModule
 
-PARTS = ("digits", "flow_digits", "drift", "flow_mnist", "clinc", "novelty", "language", "latents", "omniglot", "air")
+PARTS = (
+    "digits",
+    "flow_digits",
+    "drift",
+    "flow_mnist",
+    "flow_fashion",
+    "clinc",
+    "novelty",
+    "language",
+    "latents",
+    "omniglot",
+    "air",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
