@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from learning_core.errors import Malformed
+
 Array = NDArray[np.float32]
 Params = Mapping[str, Array]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -13,6 +15,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def shapes_of(params: Params) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in params.items()}
+
+
+def check_exact(params: Params, expected: Shapes, what: str) -> None:
+    """Raises Malformed unless names and shapes are exactly the expected ones."""
+    given = shapes_of(params)
+    if given != dict(expected):
+        odd = sorted(name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name))
+        raise Malformed(f"this {what} belongs to another model: it differs at {', '.join(odd[:4])}")
 
 
 def zeros(shapes: Shapes) -> dict[str, Array]:

@@ -45,7 +45,7 @@ class ColdFiles:
         self._unlink([self._path(key) for key in keys])
 
     def keys(self) -> list[int]:
-        return sorted(int(path.stem, 16) for path in self._folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+        return sorted(int(path.stem, 16) for path in self._folder.glob("[0-9a-f]" * 16 + SUFFIX))
 
     def _path(self, key: int) -> Path:
         return self._folder / f"{key:016x}{SUFFIX}"

@@ -45,7 +45,10 @@ class Window:
 
 
 def step(before: Window, value: float, rule: Rule) -> tuple[Window, bool]:
-    """Take in one finite number: the next window, and whether its old part was dropped because the mean moved."""
+    """Take in one finite number: the next window, and whether its old part was dropped because the mean moved.
+
+    The bound is for numbers that span about one, such as errors or shares; bring others there first.
+    """
     newest = Bucket(1, value, 0.0)
     window = Window(_compressed(before.rows, newest, rule.per_row), joined(before.whole, newest))
     if window.whole.num % rule.every:

@@ -69,5 +69,5 @@ def decode(data: bytes, shape: Sequence[int], precision: Precision) -> Array:
         case Precision.INT8:
             rows = prod(shape[:-1])
             scales = np.frombuffer(data[: 4 * rows], "<f4").reshape(rows, 1)
-            steps = np.frombuffer(data[4 * rows :], np.int8).reshape(rows, -1)
+            steps = np.frombuffer(data[4 * rows :], np.int8).reshape(rows, prod(shape[-1:]))
             return np.asarray(steps * scales, np.float32).reshape(shape)

@@ -92,7 +92,7 @@ class Rehearsal:
         for key, kept in saved.hot:
             data = cold.get(key) if kept is None else kept
             if data is None:
-                self._remove(key)
+                self._drop(key)
             else:
                 self._warm(key, data)
         self._fit()
@@ -142,7 +142,7 @@ class Rehearsal:
         found = {key: data for key in drawn if (data := self._read(key)) is not None}
         for key in drawn:
             if key not in found:
-                self._remove(key)
+                self._drop(key)
         conditions = np.array([self._reservoir[key].condition for key in found], np.int64)
         for key, data in found.items():
             self._warm(key, data)
@@ -175,10 +175,7 @@ class Rehearsal:
         """Let samples give way, and others go cold, until both bounds hold."""
         while True:
             while self._used > self._room.max_bytes:
-                key = self._reservoir.next_to_go()
-                if key in self._in_cold:
-                    self._gone.append(key)
-                self._remove(key)
+                self._drop(self._reservoir.next_to_go())
             if self._hot_used <= self._room.hot_bytes:
                 return
             key, data = next(iter(self._hot.items()))
@@ -196,6 +193,12 @@ class Rehearsal:
         self._hot_used += 0 if key in self._hot else len(data)
         self._hot[key] = data
         self._hot.move_to_end(key)
+
+    def _drop(self, key: int) -> None:
+        """Remove it, and what lies of it in the cold, readable or not, with the next save."""
+        if key in self._in_cold:
+            self._gone.append(key)
+        self._remove(key)
 
     def _remove(self, key: int) -> None:
         """The last of the drawable keys takes the place of the one removed."""

@@ -15,6 +15,7 @@ from learning_core.params import Array
 
 DIGEST = 32
 LENGTH = 4
+DAMAGED = "the saved rehearsal memory is damaged; restore a backup of it, or delete it to start empty"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +80,28 @@ def read(data: bytes) -> Saved:
     """Inverse of `written`. Raises Malformed."""
     body = data[DIGEST:]
     if hashlib.sha256(body).digest() != data[:DIGEST]:
-        raise Malformed("the saved rehearsal memory is damaged; restore a backup of it, or delete it to start empty")
+        raise Malformed(DAMAGED)
+    try:  # a whole file may still be another program's, or another version's
+        return _parsed(body)
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise Malformed(DAMAGED) from error
+
+
+def _parsed(body: bytes) -> Saved:
     end = LENGTH + int.from_bytes(body[:LENGTH], "little")
     header = json.loads(body[LENGTH:end])
     hot: list[tuple[int, bytes | None]] = []
     for key, length in header["hot"]:
-        hot.append((key, None if length is None else body[end : end + length]))
+        hot.append((int(key), None if length is None else body[end : end + length]))
         end += length or 0
-    return Saved(
-        _form(header["form"]),
-        header["next_key"],
-        tuple(Place(*place) for place in header["places"]),
-        tuple(hot),
-        frozenset(header["cold"]),
+    places = tuple(Place(int(key), int(of), int(size), float(rank)) for key, of, size, rank in header["places"])
+    saved = Saved(
+        _form(header["form"]), int(header["next_key"]), places, tuple(hot), frozenset(map(int, header["cold"]))
     )
+    known = {place.key for place in places}
+    if end != len(body) or len(known) < len(places) or not {*saved.cold, *(key for key, _ in hot)} <= known:
+        raise ValueError("what is kept and where it lies do not go together")
+    return saved
 
 
 def _form(raw: dict[str, object] | None) -> Form | None:

@@ -8,7 +8,7 @@ samples; `noised` ones may be released.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 
@@ -241,11 +241,6 @@ def generalised_cross_validation(statistics: Statistics, strength: float) -> flo
     spectrum = np.clip(np.linalg.eigvalsh(gram), 0, None)
     freedom = 1 + float(np.sum(spectrum / (spectrum + _scale(gram) * strength)))
     return squared_error(ridge(statistics, strength), statistics) / max(1 - freedom / number, 1e-9) ** 2
-
-
-def best_strength(strengths: Sequence[float], score: Callable[[float], float]) -> float:
-    """The strength with the smallest score, for instance `partial(generalised_cross_validation, statistics)`."""
-    return min(strengths, key=score)
 
 
 def solve(gram: Wide, ridge_added: float, right: Wide) -> Wide:

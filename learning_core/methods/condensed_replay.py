@@ -45,7 +45,10 @@ def condense(samples: Tensor, vectors: int) -> Condensed:
 
 
 def draw(classes: Sequence[Condensed], num: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """`num` samples [num, D] of classes chosen evenly, and which they are of: [num] indices into `classes`."""
+    """`num` samples [num, D] of classes chosen evenly, and which they are of: [num] indices into `classes`.
+
+    The rest is added in every direction, along the main ones too: a little wider than the class was.
+    """
     chosen = torch.randint(len(classes), (num,), generator=generator)
     means, directions = (torch.stack(part) for part in zip(*((c.mean, c.directions) for c in classes), strict=True))
     rests = torch.tensor([each.rest for each in classes])

@@ -4,7 +4,6 @@ Any Hugging Face encoder, built from the bytes of its folder, or a plain `nn.Mod
 pooling and unit length make cosine similarity the natural distance: Reimers and Gurevych 2019 (arXiv:1908.10084).
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from learning_core.errors import Malformed
+from learning_core.models.hugging_face_folder import read_folder
 from learning_core.params import Array
 
-CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", ".safetensors"
 UNUSED = "pooler."  # in the class but not in what we compute, and so not in every file
 
 Tokenize = Callable[[Sequence[str]], list[list[int]]]
@@ -43,28 +42,11 @@ def encoder_of(files: Mapping[str, bytes], max_tokens: int = 128) -> Encoder:
     Needs config.json, tokenizer.json and one or more .safetensors; nothing is fetched and no code in the folder is
     run, only architectures that transformers itself has. Raises Malformed.
     """
-    from safetensors import SafetensorError  # noqa: PLC0415
-    from safetensors.torch import load  # noqa: PLC0415
-    from tokenizers import Tokenizer  # noqa: PLC0415  (these take seconds to import, and a plain module needs none)
-    from transformers import AutoConfig, AutoModel  # noqa: PLC0415
+    from transformers import AutoModel  # noqa: PLC0415  (seconds to import, and a plain module needs none)
 
-    if missing := [name for name in (CONFIG, TOKENIZER) if name not in files]:
-        raise Malformed(f"this is not the folder of an encoder: it has no {' and no '.join(missing)}")
-    if not any(name.endswith(WEIGHTS) for name in files):
-        raise Malformed("the encoder's weights have to be in .safetensors files; convert them first")
-    try:
-        config = AutoConfig.for_model(**json.loads(files[CONFIG]))
-        with torch.random.fork_rng(devices=[]):  # building draws weights, which are replaced at once
-            torch.manual_seed(0)
-            module: nn.Module = AutoModel.from_config(config).eval().requires_grad_(False)
-        weights = {name: value for file in files if file.endswith(WEIGHTS) for name, value in load(files[file]).items()}
-    except (ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise Malformed(f"the encoder's files cannot be read: {error}") from error
-    try:
-        tokenizer = Tokenizer.from_str(files[TOKENIZER].decode())
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise Malformed(f"the encoder's tokenizer.json cannot be read: {error}") from error
-    _fill(module, weights)
+    folder = read_folder(files, AutoModel.from_config, "text encoder")
+    module, tokenizer = folder.module.eval().requires_grad_(False), folder.tokenizer
+    _fill(module, folder.weights)
     tokenizer.enable_truncation(max_tokens)
     tokenizer.no_padding()
 
@@ -75,7 +57,7 @@ def encoder_of(files: Mapping[str, bytes], max_tokens: int = 128) -> Encoder:
         found: Sequence[Tensor] = module(ids, attention_mask=mask, output_hidden_states=True).hidden_states
         return found
 
-    return Encoder(module, tokenize, states, int(config.pad_token_id or 0))
+    return Encoder(module, tokenize, states, int(folder.config.pad_token_id or 0))
 
 
 def mean_pool(states: Sequence[Tensor], mask: Tensor) -> Tensor:

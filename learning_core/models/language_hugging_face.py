@@ -4,7 +4,6 @@ Built from the bytes of its folder, as the encoder is: nothing is fetched, nothi
 folder is run. PEFT adapters go on `module`.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from learning_core.errors import Malformed
+from learning_core.models.hugging_face_folder import read_folder
 
-CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", ".safetensors"
 LONGEST = 1024  # tokens looked at together, where the model itself has no smaller limit
 
 
@@ -41,26 +40,11 @@ def hugging_face_language(files: Mapping[str, bytes]) -> HuggingFaceLanguage:
 
     Only architectures that transformers itself has. Raises Malformed.
     """
-    from safetensors import SafetensorError  # noqa: PLC0415
-    from safetensors.torch import load  # noqa: PLC0415
-    from tokenizers import Tokenizer  # noqa: PLC0415
-    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415  (seconds to import; bytes need none)
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415  (seconds to import; bytes need none)
 
-    if missing := [name for name in (CONFIG, TOKENIZER) if name not in files]:
-        raise Malformed(f"this is not the folder of a language model: it has no {' and no '.join(missing)}")
-    if not any(name.endswith(WEIGHTS) for name in files):
-        raise Malformed("the language model's weights have to be in .safetensors files; convert them first")
-    try:
-        config = AutoConfig.for_model(**json.loads(files[CONFIG]))
-        module: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        weights = {name: value for file in files if file.endswith(WEIGHTS) for name, value in load(files[file]).items()}
-    except (ValueError, TypeError, SafetensorError) as error:
-        raise Malformed(f"the language model's files cannot be read: {error}") from error
-    try:
-        tokenizer = Tokenizer.from_str(files[TOKENIZER].decode())
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise Malformed(f"the language model's tokenizer.json cannot be read: {error}") from error
-    _fill(module, weights)
+    folder = read_folder(files, AutoModelForCausalLM.from_config, "language model")
+    module, tokenizer = folder.module, folder.tokenizer
+    _fill(module, folder.weights)
     _with_linear_layers(module)
 
     def encode(text: bytes) -> Tensor:
@@ -70,7 +54,7 @@ def hugging_face_language(files: Mapping[str, bytes]) -> HuggingFaceLanguage:
         text: str = tokenizer.decode(ids.tolist(), skip_special_tokens=False)
         return text.encode()
 
-    context = min(LONGEST, int(getattr(config, "max_position_embeddings", LONGEST)))
+    context = min(LONGEST, int(getattr(folder.config, "max_position_embeddings", LONGEST)))
     return HuggingFaceLanguage(module.eval().requires_grad_(False), encode, decode, context)
 
 
@@ -98,7 +82,7 @@ def _with_linear_layers(module: nn.Module) -> None:
 
     for path, layer in list(module.named_modules()):
         if isinstance(layer, Conv1D):
-            linear = nn.Linear(layer.nx, layer.nf)
+            linear = nn.Linear(layer.nx, layer.nf, device="meta")  # both its tensors are replaced
             linear.weight, linear.bias = nn.Parameter(layer.weight.T.contiguous()), layer.bias
             parent, _, leaf = path.rpartition(".")
             setattr(module.get_submodule(parent), leaf, linear)

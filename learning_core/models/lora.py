@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from learning_core.errors import Malformed
 from learning_core.models.flow_image import FlowImage, FlowImageConfig, flow_image_of, linear_shapes
 from learning_core.models.weights import as_array, as_tensor, weights_of
-from learning_core.params import Array, Params, Shapes, shapes_of
+from learning_core.params import Array, Params, check_exact
 
 LABEL_ROWS = "label_rows"
 Layers = Mapping[str, tuple[int, int]]  # linear layers by path, with their (out, in) sizes
@@ -171,11 +170,3 @@ def frozen_weights(model: nn.Module) -> dict[str, Array]:
     adapted = [path for path, module in model.named_modules() if isinstance(module, AdaptedLinear | AdaptedEmbedding)]
     own = {f"{path}.{leaf}" for path in adapted for leaf in ("lora_A", "lora_B", "rows")}
     return {name: value for name, value in weights_of(model).items() if name not in own}
-
-
-def check_exact(params: Params, expected: Shapes, what: str) -> None:
-    """Raises Malformed unless names and shapes are exactly the expected ones."""
-    given = shapes_of(params)
-    if given != dict(expected):
-        odd = sorted(name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name))
-        raise Malformed(f"this {what} belongs to another model: it differs at {', '.join(odd[:4])}")

@@ -19,7 +19,7 @@ from torch import nn
 
 from learning_core.errors import Malformed
 from learning_core.models.weights import as_array, as_tensor
-from learning_core.params import Array, Params, Shapes, shapes_of
+from learning_core.params import Array, Params, check_exact
 
 
 class Learned(Enum):
@@ -88,7 +88,7 @@ def adapted(module: nn.Module, plans: Mapping[str, Plan]) -> Adapted:
         config = LoraConfig(
             r=plan.rank,
             lora_alpha=plan.scale * plan.rank,
-            target_modules=list(plan.layers),
+            target_modules="|".join(map(re.escape, plan.layers)),  # a list would also match ends of longer paths
             rank_pattern={f"^{re.escape(path)}$": rank for path, rank in ranks.items()},
             alpha_pattern={f"^{re.escape(path)}$": plan.scale * rank for path, rank in ranks.items()},
         )
@@ -128,16 +128,8 @@ def read_adapter(both: Adapted, name: str) -> dict[str, Array]:
 def write_adapter(both: Adapted, name: str, adapter: Params) -> None:
     """Inverse of `read_adapter`, quick enough for a loop. Raises Malformed on other names or shapes, changing none."""
     leaves = both.leaves[name]
-    check_exact(adapter, {key: tuple(leaf.shape) for key, leaf in leaves.items()})
+    check_exact(adapter, {key: tuple(leaf.shape) for key, leaf in leaves.items()}, "adapter")
     _copy(leaves, adapter)
-
-
-def check_exact(adapter: Params, expected: Shapes) -> None:
-    """Raises Malformed unless names and shapes are exactly the expected ones."""
-    given = shapes_of(adapter)
-    if given != dict(expected):
-        odd = sorted(name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name))
-        raise Malformed(f"this adapter belongs to another model: it differs at {', '.join(odd[:4])}")
 
 
 def resized(factors: Params, rank: int) -> dict[str, Array]:

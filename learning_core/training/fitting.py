@@ -94,6 +94,8 @@ def fit(
     the rate of some of them. `gradient` stands in for `loss` and its penalties. All randomness comes from
     (recipe.seed, step), so a fit that was stopped and resumed ends with the same bits.
     """
+    if gradient is not None and (loss is not None or penalties):
+        raise ValueError("a gradient stands in for a loss and its penalties; give the one or the others")
     write(trained, state.adapter)
     factors = {name: (boosts or {}).get(name, 1.0) for name in trained}
     rates = torch.cat([torch.full((leaf.numel(),), factors[name]) for name, leaf in trained.items()])

@@ -59,7 +59,10 @@ def cached(trunk: Trunk, tokens: Sequence[Sequence[int]], padding: int, piece: i
     found: dict[int, NDArray[np.float16]] = {}
     for start in range(0, len(order), piece):
         chosen = order[start : start + piece]
-        latents = trunk(*batch_of([tokens[index] for index in chosen], padding)).numpy().astype(np.float16)
+        with np.errstate(over="ignore"):
+            latents = trunk(*batch_of([tokens[index] for index in chosen], padding)).numpy().astype(np.float16)
+        if not np.isfinite(latents).all():
+            raise ValueError("what leaves the trunk is beyond float16, 65,504, or no number: cut it elsewhere")
         found |= {index: row[: len(tokens[index])] for index, row in zip(chosen, latents, strict=True)}
     starts = np.cumsum([0, *(len(row) for row in tokens)])
     return Latents(np.concatenate([found[index] for index in range(len(tokens))]), starts.astype(np.int64))

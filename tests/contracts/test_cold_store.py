@@ -81,6 +81,11 @@ def test_a_deleted_sample_leaves_no_file_and_a_crash_in_a_write_leaves_no_draft(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_of_somebody_else_is_no_sample(tmp_path):
+    (tmp_path / "backup.zst").write_bytes(b"")
+    assert ColdFiles(tmp_path).keys() == []
+
+
 def test_a_full_disk_says_what_to_do_and_keeps_the_old_file(tmp_path, monkeypatch):
     cold = ColdFiles(tmp_path)
     cold.put(1, b"old")

@@ -121,6 +121,10 @@ def test_weights_saved_with_a_head_are_those_of_the_encoder(files, encoder):
         ({"tokenizer.json": b"{}"}, "tokenizer.json cannot be read"),
         ({"config.json": json.dumps(CONFIG | {"hidden_size": 16}).encode()}, "differ at"),
         ({"config.json": json.dumps(CONFIG | {"model_type": "of their own"}).encode()}, "cannot be read"),
+        ({"config.json": json.dumps(CONFIG | {"num_attention_heads": 0}).encode()}, "cannot be read"),
+        ({"config.json": json.dumps(CONFIG | {"hidden_size": -4}).encode()}, "cannot be read"),
+        ({"config.json": json.dumps(CONFIG | {"dtype": "of their own"}).encode()}, "cannot be read"),
+        ({"config.json": b"[1]"}, "cannot be read"),
     ],
 )
 def test_a_folder_that_is_no_encoder_is_refused(files, damage, says):

@@ -74,6 +74,11 @@ def test_what_is_cached_is_what_leaves_the_trunk(chosen, piece):
         torch.testing.assert_close(row[there.bool()], table[TOKENS[index]].half().float(), rtol=0, atol=0)
 
 
+def test_what_float16_cannot_hold_is_not_cached():
+    with pytest.raises(ValueError, match="beyond float16"):
+        cached(lambda ids, _: torch.full((*ids.shape, 2), 7e4), TOKENS, padding=0)
+
+
 def test_nothing_cannot_be_cached():
     with pytest.raises(ValueError, match="nothing to cache"):
         cached(lambda ids, _: ids, [], padding=0)

@@ -112,6 +112,20 @@ def test_a_gradient_of_ones_own_stands_in_for_the_loss():
     np.testing.assert_allclose(state.adapter["w"], [0.8], rtol=1e-6)
 
 
+def test_a_gradient_of_ones_own_leaves_no_penalty_out_in_silence():
+    start = start_state({"w": np.ones(1, np.float32)})
+    with pytest.raises(ValueError, match="stands in"):
+        fit(
+            leaves(1.0),
+            None,
+            SGD,
+            start,
+            Budget(1),
+            gradient=lambda _: (0.0, torch.ones(1)),
+            penalties=[lambda _: torch.ones(())],
+        )
+
+
 def test_there_has_to_be_something_to_follow():
     with pytest.raises(ValueError, match="a loss or a gradient"):
         fit(leaves(1.0), None, SGD, start_state({"w": np.ones(1, np.float32)}), Budget(1))

@@ -134,6 +134,14 @@ def test_damaged_files_are_refused(folder, name):
         hugging_face_language({**files_of(folder), name: b"{damaged"})
 
 
+def test_reading_a_model_draws_nothing_from_the_common_generator(folder):
+    torch.manual_seed(3)
+    wanted = torch.rand(2)
+    torch.manual_seed(3)
+    hugging_face_language(files_of(folder))
+    torch.testing.assert_close(torch.rand(2), wanted, rtol=0, atol=0)
+
+
 def test_weights_of_another_model_are_refused(folder):
     from safetensors.torch import load, save
 

@@ -41,7 +41,7 @@ def test_int8_is_off_by_half_a_step_of_its_row_at_most(values):
 
 
 @pytest.mark.parametrize("precision", Precision)
-@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0), (2, 3, 4)])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0), (0, 3), (2, 3, 4)])
 def test_the_number_of_bytes_is_known_beforehand(precision, shape):
     values = np.ones(shape, np.float32)
     assert len(encode(values, precision)) == num_bytes(shape, precision)

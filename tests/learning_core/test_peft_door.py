@@ -107,6 +107,12 @@ def test_weights_under_other_names_are_refused_and_change_nothing(prefix):
     assert all(np.array_equal(value, before[name]) for name, value in read_adapter(both, "shared").items())
 
 
+def test_a_layer_is_meant_by_its_whole_path():
+    module = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 3)))
+    adapted(module, {"shared": Plan(("0",))})
+    assert [path for path, layer in module.named_modules() if hasattr(layer, "base_layer")] == ["0"]
+
+
 def test_layers_and_adapters_that_do_not_exist_are_refused():
     for layers in (("fc3",), ("",)):
         with pytest.raises(Malformed, match="no linear layer"):

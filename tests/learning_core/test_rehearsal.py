@@ -1,3 +1,4 @@
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,22 @@ from learning_core.errors import ConfigError, Malformed
 from learning_core.memory.cold import InMemory
 from learning_core.memory.latents import Precision
 from learning_core.memory.rehearsal import Rehearsal, Room
+from learning_core.memory.saved import read
 
 ROOM = Room(max_bytes=400, hot_bytes=120, precision=Precision.FLOAT32)  # ten samples of 40 bytes, three of them hot
+HEADERS = (  # of whole files that are no memory: keys that are nowhere, keys kept twice, counts of the wrong kind
+    b"{}",
+    b"[]",
+    b'{"form": null, "next_key": 1, "places": [], "hot": [[0, null]], "cold": []}',
+    b'{"form": null, "next_key": 1, "places": [], "hot": [], "cold": [0]}',
+    b'{"form": null, "next_key": 1, "places": [[0, 0, 4, 0.5], [0, 0, 4, 0.5]], "hot": [], "cold": []}',
+    b'{"form": null, "next_key": 1, "places": [[0, 0, 4, 0.5]], "hot": [[0, 9]], "cold": []}',
+    b'{"form": null, "next_key": "x", "places": [], "hot": [], "cold": []}',
+)
+
+
+def as_body(header):
+    return len(header).to_bytes(4, "little") + header
 
 
 def sample(number, width=10):
@@ -206,6 +221,25 @@ def test_a_damaged_save_is_refused_and_the_cold_is_left_alone():
         with pytest.raises(Malformed, match="is damaged"):
             Rehearsal.restore(data, ROOM, cold)
     assert cold.keys() == before
+
+
+@given(st.binary(max_size=200) | st.sampled_from(HEADERS).map(as_body))
+def test_whole_bytes_of_something_else_are_refused_as_damaged(body):
+    with pytest.raises(Malformed, match="is damaged"):
+        read(hashlib.sha256(body).digest() + body)
+
+
+def test_a_sample_whose_file_is_damaged_is_forgotten_and_its_file_goes_with_the_next_save(tmp_path):
+    cold = ColdFiles(tmp_path)
+    memory = Rehearsal(Room(max_bytes=1 << 20, hot_bytes=0, precision=Precision.FLOAT32), cold)
+    feed(memory, range(3), np.random.default_rng(12))
+    stored = saved(memory)
+    (tmp_path / f"{0:016x}.zst").write_bytes(b"damaged")
+    restored = Rehearsal.restore(stored, Room(1 << 20, 0, Precision.FLOAT32), cold)
+    for each in (memory, restored):
+        assert contents(each).keys() == {1, 2}
+    saved(restored)
+    assert cold.keys() == [1, 2]
 
 
 def test_less_room_after_a_restart_is_obeyed():

@@ -127,9 +127,11 @@ def test_the_latent_part_reports_the_median_ratio():
         ("full_accuracy", "latent_accuracy", "full_step_s", "latent_step_s", "caching_s", "worth_it_after_steps"), 0.5
     )
     seed |= {"ratios": [0.4, 0.5, 0.9], "expected_ratio": 0.5, "bytes_per_query": 9.0}
-    (claim,) = latents.summarise([seed], None).claims
-    assert isinstance(claim, Claim)
-    assert (claim.id, claim.value, claim.verdict) == ("latent.step_ratio", 0.5, "holds")
+    seed |= {"full_accuracy": 0.9, "latent_accuracy": 0.89}
+    ratio, lost = latents.summarise([seed], None).claims
+    assert isinstance(ratio, Claim)
+    assert (ratio.id, ratio.value, ratio.verdict) == ("latent.step_ratio", 0.5, "holds")
+    assert (lost.id, round(lost.value, 9), lost.verdict) == ("latent.accuracy_lost", 0.01, "falls")
 
 
 def test_a_missing_or_another_encoder_is_refused(monkeypatch):

@@ -165,7 +165,7 @@ def summarise(results: Sequence[dict[str, Any]], peers: dict[str, Any] | None) -
     gap = [abs(result["federated_accuracy"] - last) for result, last in zip(results, accuracy, strict=True)]
     claims = [
         _claim("accuracy", "intents told apart after ten domains", accuracy, "at_least", 0.954),
-        _claim("forgetting", "what the last domain costs the earlier ones", lost, "at_most", 0.009),
+        _claim("forgetting", "fall from a domain's best earlier stage to the last, mean", lost, "at_most", 0.009),
         _claim("federated_gap", "ten nodes' sums against one's", gap, "at_most", 0.001),
     ]
     rows: list[Sequence[object]] = []

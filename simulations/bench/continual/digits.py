@@ -84,7 +84,7 @@ def summarise(results: Sequence[dict[str, Any]], peers: dict[str, Any] | None) -
     claims = [
         Claim(
             "continual.digits.accuracy",
-            f"Split-digits, class-incremental, memory of {MEMORY}: accuracy after five tasks",
+            f"Split-digits, class-incremental, memory as large as {MEMORY} samples: accuracy after five tasks",
             mean,
             "share",
             "at_least",

@@ -48,10 +48,8 @@ METHODS = {
     "replay": Choice(methods.replay),
     "ER-ACE": Choice(methods.asymmetric_replay),
     "DER++": Choice(methods.dark_replay),
-    "condensed replay": Choice(methods.condensed_replay, rate=3e-2, optimizer="adam", masked=True),
-    "condensed replay, curriculum": Choice(
-        methods.condensed_replay, rate=3e-2, optimizer="adam", masked=True, staged=True
-    ),
+    "condensed replay": CONDENSED,
+    "condensed replay, curriculum": replace(CONDENSED, staged=True),
     "joint": Choice(methods.naive, rate=3e-2, optimizer="adam", joint=True),
 }
 
