@@ -16,11 +16,11 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True, slots=True)
 class Condensed:
-    """A class in k vectors. mean: [D]; directions: [k - 1, D], each as long as its standard deviation; rest >= 0."""
+    """A class in k vectors: Gaussian with this mean [D] and covariance directions^T directions + rest^2 I."""
 
     mean: Tensor
-    directions: Tensor
-    rest: float  # standard deviation in every other direction
+    directions: Tensor  # [k - 1, D]
+    rest: float  # standard deviation in every direction beside what `directions` add
 
     @property
     def num_bytes(self) -> int:
@@ -28,7 +28,7 @@ class Condensed:
 
 
 def condense(samples: Tensor, vectors: int) -> Condensed:
-    """The best description of one class in `vectors` vectors of its own size. samples: [N, D], N >= 1.
+    """The likeliest such Gaussian for samples [N, D] of one class, N >= 1. Tipping and Bishop 1999, eq. 3.7 and 3.8.
 
     Fewer samples than vectors leave the directions that are not needed at zero.
     """
@@ -38,10 +38,10 @@ def condense(samples: Tensor, vectors: int) -> Condensed:
     _, lengths, axes = torch.linalg.svd(samples - mean, full_matrices=False)
     variances = lengths.square() / len(samples)
     kept = min(vectors - 1, len(variances))
+    rest = variances[kept:].sum() / max(1, samples.shape[1] - kept)
     directions = torch.zeros(vectors - 1, samples.shape[1])
-    directions[:kept] = variances[:kept].sqrt()[:, None] * axes[:kept]
-    others = samples.shape[1] - kept
-    return Condensed(mean, directions, float((variances[kept:].sum() / max(1, others)).sqrt()))
+    directions[:kept] = (variances[:kept] - rest).clamp_min(0).sqrt()[:, None] * axes[:kept]
+    return Condensed(mean, directions, float(rest.sqrt()))
 
 
 def draw(classes: Sequence[Condensed], num: int, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,15 @@ def test_two_points_are_a_mean_and_one_direction():
 def test_the_total_variance_is_kept_whatever_the_number_of_vectors(vectors, rows, seed):
     samples = torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed)) * torch.arange(1.0, 7.0)
     memory = condense(samples, vectors)
-    others = max(1, 6 - min(vectors - 1, rows, 6))
-    kept = memory.directions.square().sum() + others * memory.rest**2
-    torch.testing.assert_close(kept, samples.var(dim=0, correction=0).sum(), rtol=1e-3, atol=1e-4)
+    kept = memory.directions.square().sum() + 6 * memory.rest**2
+    torch.testing.assert_close(kept, samples.var(dim=0, correction=0).sum(), rtol=1e-3, atol=1e-3)
+
+
+def test_main_directions_have_their_own_variance_and_no_more():
+    samples = torch.tensor([[3.0, 0.0, 0.0], [-3.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, -1.0, 0.0]])
+    memory = condense(samples, 2)  # variances 4.5, 0.5, 0: the rest is their mean, 0.25
+    assert memory.rest == pytest.approx(0.5)
+    torch.testing.assert_close(memory.directions.abs(), torch.tensor([[(4.5 - 0.25) ** 0.5, 0.0, 0.0]]))
 
 
 def test_drawn_samples_have_the_mean_and_spread_of_their_class():

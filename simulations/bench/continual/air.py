@@ -15,7 +15,7 @@ from simulations.bench.continual.stream_runs import METHODS, matrix
 
 NAME = "air"
 NEEDS_DATA = True
-SETTING: dict[str, Any] = {"version": 2, "methods": {name: str(method) for name, method in METHODS.items()}}
+SETTING: dict[str, Any] = {"version": 3, "methods": {name: str(method) for name, method in METHODS.items()}}
 
 
 def run_seed(seed: int, data: Path | None) -> dict[str, Any]:
