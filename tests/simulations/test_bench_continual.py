@@ -23,7 +23,11 @@ def results():
     torch.set_num_threads(1)
     return [
         {
-            setting: {name: matrix(split_digits(setting, seed), method, seed) for name, method in METHODS.items()}
+            setting: {
+                name: matrix(split_digits(setting, seed), method, seed)
+                for name, method in METHODS.items()
+                if name not in {"ER-ACE", "condensed replay, curriculum"}  # the small form asserts nothing of these
+            }
             for setting in ("class",)
         }
         for seed in SEEDS

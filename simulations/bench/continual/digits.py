@@ -30,7 +30,7 @@ SETTING: dict[str, Any] = {
     "methods": {name: str(method) for name, method in METHODS.items()},
 }
 CONDITIONS = (
-    f"Same splits, MLP 64-{HIDDEN}-10, {EPOCHS} passes in batches of {BATCH}, and a memory of {MEMORY} samples or as many"
+    f"Same splits, MLP 64-{HIDDEN}-10, {EPOCHS} passes in batches of {BATCH}, a memory of {MEMORY} samples or as many"
     " numbers. Plain gradient descent at 0.1 for Avalanche's strategies and ours, Adam for condensed replay and joint"
     f" training. Ours rehearse {REHEARSED} samples a step, condensed replay {DRAWN} drawn ones, Avalanche's {BATCH}."
 )
@@ -89,7 +89,7 @@ def run_peers(python: Path, seeds: Sequence[int]) -> dict[str, Any] | None:
 
 
 def summarise(results: Sequence[dict[str, Any]], peers: dict[str, Any] | None) -> Part:
-    ours = {name: [result["class"][name] for result in results] for name in METHODS}
+    ours = _by_method(results, "class")
     rows = figures_of({setting: _by_method(results, setting) for setting in SETTINGS})
     final = [final_accuracy(r) for r in ours[OURS]]
     mean, low, high = mean_and_spread(final)
@@ -152,7 +152,7 @@ def final_accuracy(r: list[list[float]]) -> float:
 
 
 def _by_method(results: Sequence[dict[str, Any]], setting: str) -> dict[str, list[Any]]:
-    return {name: [result[setting][name] for result in results] for name in METHODS}
+    return {name: [result[setting][name] for result in results] for name in results[0][setting]}
 
 
 def _bars(values: dict[str, list[float]]) -> str:

@@ -44,7 +44,7 @@ class Past:
     model: Net | None = None
 
 
-def remember(past: Past, net: Net, task: Task, index: int, seed: int) -> None:
+def remember(past: Past, net: Net, task: Task, index: int, seed: int, *, anchored: bool) -> None:
     """Keep what any of the methods may want, within the memory: a balanced reservoir, an anchor, the model."""
     generator = torch.Generator().manual_seed(seed * 100 + index)
     rank = torch.rand(len(task.y), generator=generator)
@@ -68,8 +68,9 @@ def remember(past: Past, net: Net, task: Task, index: int, seed: int) -> None:
     past.x, past.y, past.logits = x[kept], y[kept], kept_logits[kept]
     past.task, past.rank = tasks[kept], ranks[kept]
     trained = dict(net.layers.named_parameters())
-    fisher = ewc.fisher_of_logits((net.layers(row[None]) for row in task.x[:100]), trained, generator)
-    past.anchors.append(ewc.anchor_at(trained, fisher))
+    if anchored:  # a backward pass for each sample
+        fisher = ewc.fisher_of_logits((net.layers(row[None]) for row in task.x[:100]), trained, generator)
+        past.anchors.append(ewc.anchor_at(trained, fisher))
     past.condensed += [(c, condense(task.x[task.y == c], VECTORS)) for c in classes_of(task)]
     past.model = copy.deepcopy(net)
 

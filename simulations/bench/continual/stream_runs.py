@@ -87,7 +87,7 @@ def matrix(tasks: Sequence[Task], choice: Choice, seed: int) -> list[list[float]
                 memory=terms.memory,
                 correction=terms.correction,
             )
-        remember(past, net, task, index, seed)
+        remember(past, net, task, index, seed, anchored=choice.terms is methods.elastic)
         rows.append(accuracies(net, tasks))
     return rows
 
