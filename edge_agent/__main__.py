@@ -33,12 +33,17 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
+LOOK_DEADLINE_S = 3.0  # a person waits longer than a running agent
 M_ARENA_MAX = -8
 OURS = {"edge_agent", "protos", "learning_core"}  # no extra has these
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="The device's settings, a TOML file.")]
 MaybeConfig = Annotated[Path | None, typer.Option("--config", help="The device's settings, a TOML file.")]
 MaybeState = Annotated[Path | None, typer.Option("--state", help="The agent's state folder, instead of --config.")]
+MaybeRoot = Annotated[
+    Path | None,
+    typer.Option("--root", help="Look at the device whose files and programs lie below this folder; / is this one."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -71,8 +76,21 @@ def enroll(config: ConfigOption, as_json: AsJson = False) -> None:
 
 
 @cli.command()
-def status(config: MaybeConfig = None, state: MaybeState = None, as_json: AsJson = False) -> None:
-    """What the running agent does and why."""
+def status(
+    config: MaybeConfig = None,
+    state: MaybeState = None,
+    decisions: Annotated[bool, typer.Option("--decisions", help="The last decisions, the newest at the end.")] = False,
+    root: MaybeRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the running agent does and why; with --root, what one would make of a device, without it running."""
+    if root is not None:
+        _print_look(root, as_json)
+        return
+    if decisions:
+        told = _ask(_socket(config, state), "decisions", count=50)[0]["decisions"]
+        _print(told if as_json else "\n".join(_line(each) for each in told))
+        return
     answer, _ = _ask(_socket(config, state), "status")
     _print(answer["status"] if as_json else _summary(answer["status"]))
 
@@ -112,8 +130,18 @@ def pause(config: MaybeConfig = None, state: MaybeState = None) -> None:
 
 
 @cli.command()
+def force(config: MaybeConfig = None, state: MaybeState = None) -> None:
+    """Let the agent train whatever its limits for comfort say, until `resume`, `pause` or a restart.
+
+    What protects the device holds on: its trip point, an unknown temperature, a weak supply, memory, a day's caps.
+    """
+    _ask(_socket(config, state), "force")
+    _print("training is forced; `resume` ends that")
+
+
+@cli.command()
 def resume(config: MaybeConfig = None, state: MaybeState = None) -> None:
-    """Let the agent train again."""
+    """Let the agent train again, as its limits allow."""
     _ask(_socket(config, state), "resume")
     _print("training may go on")
 
@@ -147,6 +175,21 @@ def main() -> None:
             raise
         print(f"{error.name} is not installed; install the extra `edge` of dewfall", file=sys.stderr)  # noqa: T201
         sys.exit(1)
+
+
+def _print_look(root: Path, as_json: bool) -> None:
+    """One look, decided with the default limits as if there were a release and samples to learn from."""
+    from edge_agent.config import Limits
+    from edge_agent.drivers.sysfs_telemetry import SysfsTelemetry
+    from edge_agent.governor import Situation, decide
+    from edge_agent.status import describe_look, look_in_words
+
+    if not root.is_dir():
+        raise ConfigError(f"there is no folder {root} to look at; / is this device")
+    limits, telemetry = Limits(), SysfsTelemetry(root, deadline_s=LOOK_DEADLINE_S).read()
+    ready = Situation(paused=False, can_learn=True, budget_left=True, release=1, samples=limits.min_samples)
+    look = describe_look(telemetry, decide(telemetry, limits, ready))
+    _print(look if as_json else look_in_words(look))
 
 
 def _settings(config: Path) -> Any:
@@ -222,6 +265,11 @@ def _summary(tree: dict[str, Any]) -> str:
             f"fog: {tree['fog'].get('trouble') or 'connected'}",
         )
     )
+
+
+def _line(decision: dict[str, Any]) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(decision["at_s"]))
+    return f"{at}  {decision['action']:10} {decision['reason']:14} {decision['sentence']}"
 
 
 def _print(what: Any) -> None:

@@ -1,9 +1,11 @@
 """The agent, put together: what it is made of, which threads it has, and how it starts and stops."""
 
 import contextlib
+import datetime
 import importlib.util
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -19,16 +21,19 @@ from edge_agent.drivers.control_socket import ControlSocket
 from edge_agent.drivers.fleet_link import FleetLink
 from edge_agent.drivers.fog_http import EnrolmentRefused, FogHttp, device_key, public_text, token_of
 from edge_agent.drivers.learner_process import LearnerProcess
+from edge_agent.drivers.meter import Meter
 from edge_agent.drivers.overhead import measure_pair
+from edge_agent.drivers.processor_time import ProcessorTime
 from edge_agent.drivers.release_client import ReleaseClient
 from edge_agent.drivers.spool_source import SpoolSource
+from edge_agent.drivers.sqlite_diary import SqliteDiary
 from edge_agent.drivers.sqlite_journal import SqliteJournal
 from edge_agent.drivers.sqlite_memory import SqliteMemory
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.drivers.sysfs_telemetry import SysfsTelemetry
 from edge_agent.governor import Situation
 from edge_agent.ingest import take_in
-from edge_agent.operations import operations
+from edge_agent.operations import governing, operations
 from edge_agent.participation import Participant
 from edge_agent.serving import Serving
 from edge_agent.session import make_client_app
@@ -43,6 +48,7 @@ STATUS_EVERY_S = 5.0
 STOP_WITHIN_S = 3.5
 RETRY_S = 1.0
 ASK_EVERY_S = 3.0  # for a first release, while there is none
+BOTH_WAYS = 2 * 4  # bytes a round moves for each parameter: float32, to the device and back
 INGEST_NICENESS = 10  # samples can wait; whoever asks for one cannot
 
 
@@ -64,7 +70,7 @@ class Agent:
 
     def _build(self, settings: AgentSettings, undo: contextlib.ExitStack) -> None:
         database, state = self._database, settings.state
-        self._paused = bool(database.fact("paused"))
+        self._paused, self._forced = bool(database.fact("paused")), False
         self._can_learn = importlib.util.find_spec("torch") is not None  # looked for, never loaded here
         self._key = device_key(state / "device.pem")
         self._http = FogHttp(settings.fog.address, settings.fog.ca)
@@ -77,6 +83,8 @@ class Agent:
         self._upgrade = Upgrade(shelf, self._serving, database)
         self._learner = LearnerProcess(state / "learning", settings.learning)
         undo.callback(self._learner.close)
+        self._diary = SqliteDiary(database, settings.limits.piece_j)
+        self._meter = Meter(self._diary, ProcessorTime(), settings.limits.learner_w)
         telemetry = SysfsTelemetry(settings.telemetry.root, settings.telemetry.deadline_s)
         self._watch = Watch(telemetry, settings.limits, self._situation, self._turned)
         self._participant = Participant(
@@ -147,7 +155,9 @@ class Agent:
             "pid": os.getpid(),
             "uptime_s": time.time() - self._began_s,
             "paused": self._paused,
+            "forced": self._forced,
             "decisions": status.describe_decisions(counts, self._watch.decision(), list(self._watch.turns)),
+            "today": status.describe_day(self._meter.spent(_today())),
             "samples": status.describe_samples(counts, self._memory.size()),
             "rounds": status.describe_rounds(counts),
             "device": status.describe_device(self._watch.telemetry, self._watch.peak_c),
@@ -162,14 +172,25 @@ class Agent:
         }
 
     def _situation(self) -> Situation:
-        served = self._serving.served
-        version = served.release.version if served else None
-        left, kept = self._participant.budget_left(), self._memory.size()
-        return Situation(self._paused, self._can_learn, left, version, kept)
+        served, now = self._serving.served, datetime.datetime.now().astimezone()
+        shapes = served.release.manifest.adapter_shapes if served else {}
+        return Situation(
+            paused=self._paused,
+            can_learn=self._can_learn,
+            budget_left=self._participant.budget_left(),
+            release=served.release.version if served else None,
+            samples=self._memory.size(),
+            forced=self._forced,
+            own_share=self._meter.use.share,
+            spent=self._meter.spent(now.date()),
+            round_bytes=BOTH_WAYS * sum(math.prod(shape) for shape in shapes.values()),
+            local=now,
+        )
 
     def _turned(self, decision: Decision) -> None:
-        log.info("decision: %s (%s): %s", decision.action, decision.reason, decision.sentence)
-        self._journal.tally(f"{status.DECISIONS}{decision.action}.{decision.reason}")
+        told = {"action": decision.action, "reason": decision.reason, "sentence": decision.sentence}
+        log.info("decision %s", json.dumps(told, ensure_ascii=False))
+        self._diary.decided(time.time(), decision, f"{status.DECISIONS}{decision.action}.{decision.reason}")
 
     def _figures(self) -> dict[str, float]:
         counts, telemetry = self._database.counts(), self._watch.telemetry
@@ -183,16 +204,24 @@ class Agent:
             took = measure_pair(self._serving, condition, seed)
             return {"bare_ms": took.bare_ms, "agent_ms": took.agent_ms}
 
-        return operations(self._serving, self.status, self._set_pause, pair, self._settings.serving.max_count)
+        serving = operations(self._serving, self.status, self._set_pause, pair, self._settings.serving.max_count)
+        return {**serving, **governing(self._force, self._diary.decisions)}
 
     def _set_pause(self, value: bool) -> None:
         self._database.set_fact("paused", value)
-        self._paused = value
+        self._paused, self._forced = value, False
+        self._watch.look()
+
+    def _force(self) -> None:
+        """Until `resume`, `pause` or a restart: nobody is to find a device forced years later."""
+        self._set_pause(False)
+        self._forced = True
         self._watch.look()
 
     def _look(self) -> None:
         self._watch.look()
         self._learner.rest()
+        self._meter.look(self._learner.pid, sum(self._link.traffic()) + self._http.received(), _today())
 
     def _ingest(self) -> None:
         memory = self._settings.memory
@@ -236,6 +265,10 @@ class Agent:
                 trouble = str(error)
                 self.stop.wait(RETRY_S)
             self.stop.wait(pause_s)
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now().astimezone().date()
 
 
 def rss_mb() -> float:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from edge_agent.hours import Window
 from learning_core.memory.novelty import Rule
 from protos.settings import Section, Upstream
 
@@ -22,20 +23,47 @@ class TelemetrySettings(Section):
 
 
 class Limits(Section):
-    """When the device may train. A reading older than `max_reading_age_s` counts as unknown, and unknown as no."""
+    """When the device may train. A reading older than `max_reading_age_s` counts as unknown, and unknown as no.
 
-    max_soc_temp_c: float = Field(default=70.0, gt=0, le=120)
+    What a device does not have is not asked of it, but for a thermometer and for a battery or mains.
+    """
+
+    max_soc_temp_c: float = Field(default=70.0, gt=0, le=120)  # or the chip's own lowest trip point, if that is lower
     resume_soc_temp_c: float = Field(default=65.0, gt=0, le=120)
+    max_battery_temp_c: float = Field(default=45.0, gt=0, le=80)
+    trend_s: float = Field(default=20.0, gt=0, le=600)  # how far back the rise of the temperature is measured
+    min_seconds_to_trip: float = Field(default=10.0, ge=0)  # as forecast from that rise; 0: no forecast
     min_charge: float = Field(default=0.3, ge=0, le=1)
+    needs_charger: bool = False
     max_reading_age_s: float = Field(default=5.0, gt=0)
     needs_thermometer: bool = True  # false: train even where the kernel shows no temperature (a virtual machine)
+    max_cpu_pressure: float | None = Field(default=None, ge=0, le=1)  # of others than the learner; None: not looked at
+    max_memory_pressure: float | None = Field(default=0.3, ge=0, le=1)
+    min_free_memory_mib: float = Field(default=128.0, ge=0)
+    resume_free_memory_mib: float = Field(default=384.0, ge=0)  # more, since a learner that starts takes some itself
+    allow_metered: bool = False
+    absent_is_metered: bool = False  # true: a network of which nothing tells whether bytes cost money counts as if
+    quiet_hours: tuple[Window, ...] = ()  # "22:00-07:00" on the local clock: no training then
     min_samples: int = Field(default=8, ge=1)
+    min_dwell_s: float = Field(default=2.0, ge=0)  # from a stop to the next start; a stop never waits
+    max_joules_per_day: float | None = Field(default=None, ge=0)
+    max_bytes_per_day: int | None = Field(
+        default=None, ge=0
+    )  # traffic with the fog; no round begins that would pass it
+    learner_w: float = Field(default=6.0, gt=0)  # what one core that learns draws beyond idling, for the joules above
 
     @model_validator(mode="after")
-    def _resumes_below(self) -> "Limits":
+    def _resumes_with_room(self) -> "Limits":
         if self.resume_soc_temp_c > self.max_soc_temp_c:
             raise ValueError("resume_soc_temp_c has to be at most max_soc_temp_c")
+        if self.resume_free_memory_mib < self.min_free_memory_mib:
+            raise ValueError("resume_free_memory_mib has to be at least min_free_memory_mib")
         return self
+
+    @property
+    def piece_j(self) -> float:
+        """Energy is booked ahead in pieces: what a learner may use after the last look at which it was let go on."""
+        return self.learner_w * self.max_reading_age_s
 
 
 class Source(Section):

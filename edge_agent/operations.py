@@ -1,12 +1,13 @@
 """What programs on the same device may ask of the agent through its socket."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edge_agent.serving import Serving
 from learning_core.errors import DewfallError
 
+MAX_DECISIONS = 200  # one answer holds no more
 Operation = Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], bytes]]
 
 
@@ -45,6 +46,24 @@ def operations(
         "pause": lambda _: set_pause(True),
         "resume": lambda _: set_pause(False),
     }
+
+
+def governing(
+    force: Callable[[], None], decisions: Callable[[int], Sequence[Mapping[str, Any]]]
+) -> dict[str, Operation]:
+    """What a person may ask of the governor: to train now, and what it has decided."""
+
+    def force_now(_: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
+        force()
+        return {"forced": True}, b""
+
+    def last(header: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
+        count = header.get("count")
+        if type(count) is not int or not 1 <= count <= MAX_DECISIONS:
+            raise DewfallError(f"ask for the last 1 to {MAX_DECISIONS} decisions")
+        return {"decisions": decisions(count)}, b""
+
+    return {"force": force_now, "decisions": last}
 
 
 def _seed(header: Mapping[str, Any]) -> int:

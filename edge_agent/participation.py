@@ -110,13 +110,13 @@ class Participant:
             return self._decline(request, "budget", text)
         if (decision := self._decision()).action is not Action.TRAIN:
             return self._decline(request, decision.reason, decision.sentence)
-        return self._learn(request, served, spending)
+        return self._learn(request, served, spending, decision.effort)
 
-    def _learn(self, request: TrainRequest, served: Served, spending: Spending) -> Trained | Declined:
+    def _learn(self, request: TrainRequest, served: Served, spending: Spending, effort: float) -> Trained | Declined:
         release = served.release
         samples, newest = self._memory.samples()
         name = f"{request.fog}-{request.round}-{request.base_version}"
-        job = Job(name, release, request.shared, request.base_version, samples, request.deadline_s * MARGIN)
+        job = Job(name, release, request.shared, request.base_version, samples, request.deadline_s * MARGIN, effort)
         fitted = self._trainer.fit(job, self._decision)
         if isinstance(fitted, NotFitted):
             return self._decline(request, "stopped", fitted.reason)

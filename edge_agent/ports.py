@@ -158,7 +158,10 @@ class TelemetrySource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One local fit. The same `name` always means the same start and the same samples."""
+    """One local fit. The same `name` always means the same start and the same samples.
+
+    `effort`: which share 0..1 of the usual steps the device can afford.
+    """
 
     name: str
     release: Release
@@ -166,6 +169,7 @@ class Job:
     base_version: ModelVersion
     samples: Batch
     deadline_s: float
+    effort: float = 1.0
 
 
 class Trainer(Protocol):

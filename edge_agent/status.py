@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
+from edge_agent.budget import Cost
 from edge_agent.serving import Latency, Served
 from edge_agent.values import Decision, Reading, Telemetry
 from edge_agent.watch import Turn
@@ -28,6 +30,11 @@ def describe_decisions(counts: Mapping[str, int], now: Decision, turns: Iterable
     }
 
 
+def describe_day(spent: Cost) -> dict[str, Any]:
+    """What learning and its traffic have cost since midnight, the energy as booked ahead."""
+    return {"joules": spent.joules, "bytes": spent.bytes}
+
+
 def describe_rounds(counts: Mapping[str, int]) -> dict[str, Any]:
     """Updates sent, candidates rolled back, and rounds declined by reason."""
     declined = {name.removeprefix("declined."): n for name, n in counts.items() if name.startswith("declined.")}
@@ -38,8 +45,36 @@ def describe_device(telemetry: Telemetry | None, peak_c: float | None) -> dict[s
     """The latest telemetry; `peak_c` since the agent started."""
     if telemetry is None:
         return {"peak_c": peak_c}
-    readings = {name: getattr(telemetry, name) for name in ("soc_temp_c", "throttled", "charge", "plugged")}
-    return {"peak_c": peak_c, **{name: _reading(reading) for name, reading in readings.items()}}
+    return {"peak_c": peak_c, **{field.name: _reading(getattr(telemetry, field.name)) for field in fields(Telemetry)}}
+
+
+def describe_look(telemetry: Telemetry, decision: Decision) -> dict[str, Any]:
+    """One look at a device without an agent, and what its governor would decide."""
+    return {"device": describe_device(telemetry, None), "decision": _decision(decision)}
+
+
+def look_in_words(look: Mapping[str, Any]) -> str:
+    """The tree of `describe_look` as lines for a terminal: each belief with its quality, age and source."""
+    readings = {name: reading for name, reading in look["device"].items() if name != "peak_c"}
+    rows = [
+        (
+            name,
+            _figure(each),
+            each["quality"],
+            "-" if each["age_s"] is None else f"{each['age_s']:.1f} s",
+            each["source"],
+        )
+        for name, each in readings.items()
+    ]
+    table = [("", "value", "quality", "age", "source"), *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(4)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)) for row in table)
+    decision = look["decision"]
+    return "\n".join((*lines, f"decision: {decision['action']} ({decision['reason']}): {decision['sentence']}"))
+
+
+def _figure(reading: Mapping[str, Any]) -> str:
+    return "-" if reading["age_s"] is None else f"{reading['value']:.4g} {reading['unit']}".rstrip()
 
 
 def describe_serving(served: Served | None, latency: Latency) -> dict[str, Any]:
@@ -75,7 +110,8 @@ def _decision(decision: Decision) -> dict[str, str]:
 
 def _reading(reading: Reading) -> dict[str, Any]:
     age_s = _number(reading.age_s)
-    return {"value": reading.value, "unit": reading.unit, "age_s": age_s, "quality": reading.quality}
+    about = {"quality": reading.quality, "source": reading.source}
+    return {"value": reading.value, "unit": reading.unit, "age_s": age_s, **about}
 
 
 def _number(value: float) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,17 +35,28 @@ class Reading:
     source: str
 
     def is_known(self, max_age_s: float) -> bool:
-        return self.quality in {Quality.OK, Quality.STALE} and self.age_s <= max_age_s
+        return self.quality in {Quality.OK, Quality.STALE} and self.age_s <= max_age_s and isfinite(self.value)
+
+
+_NOTHING = Reading(0.0, "", float("inf"), Quality.ABSENT, "not looked for")
 
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """The device now: hottest spot in degrees Celsius; charge 0..1; throttled and plugged are 0 or 1."""
+    """The device now. What it does not have is absent, never a number."""
 
-    soc_temp_c: Reading
-    throttled: Reading
-    charge: Reading
-    plugged: Reading
+    soc_temp_c: Reading  # the hottest spot of the chip, degrees Celsius
+    throttled: Reading  # 1 when heat or power holds the processor back now, else 0
+    charge: Reading  # of all batteries together, 0..1
+    plugged: Reading  # 1 when the batteries are not being used up, else 0
+    trip_c: Reading = _NOTHING  # the lowest temperature at which the chip would be slowed or stopped, degrees Celsius
+    under_voltage: Reading = _NOTHING  # 1 while the supply gives too little, else 0
+    battery_temp_c: Reading = _NOTHING
+    power_w: Reading = _NOTHING  # of the module where its rails are measured, else of the battery; >= 0
+    cpu_pressure: Reading = _NOTHING  # share of time in which work waits for the processor, 0..1; the source says how
+    memory_pressure: Reading = _NOTHING  # share of time in which work waits for memory, 0..1
+    free_memory_mib: Reading = _NOTHING
+    metered: Reading = _NOTHING  # 1 when bytes cost money, else 0
 
 
 class Action(StrEnum):
@@ -59,25 +71,38 @@ class Reason(StrEnum):
     """Why, in one word that can be counted."""
 
     READY = "ready"
+    FORCED = "forced"
     PAUSED = "paused"
     NOT_INSTALLED = "not_installed"
     BUDGET = "budget"
     HEAT = "heat"
+    HEAT_SOON = "heat_soon"
     HEAT_UNKNOWN = "heat_unknown"
     THROTTLED = "throttled"
+    UNDER_VOLTAGE = "under_voltage"
     CHARGE = "charge"
     CHARGE_UNKNOWN = "charge_unknown"
+    CHARGER = "charger"
+    BUSY = "busy"
+    MEMORY = "memory"
+    METERED = "metered"
+    UNKNOWN = "unknown"  # something this device has and does not show
+    QUIET = "quiet"
+    ENERGY_CAP = "energy_cap"
+    TRAFFIC_CAP = "traffic_cap"
     NO_RELEASE = "no_release"
     FEW_SAMPLES = "few_samples"
+    DWELL = "dwell"
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the device may do, and why: one word and one sentence."""
+    """What the device may do, and why: one word and one sentence. `effort`: which share 0..1 of the usual steps."""
 
     action: Action
     reason: Reason
     sentence: str
+    effort: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge_agent.config import Limits
+from edge_agent.forecast import Moment, recent, trend_of
 from edge_agent.governor import Situation, decide
 from edge_agent.ports import TelemetrySource
-from edge_agent.values import Action, Decision, Reason, Telemetry
+from edge_agent.values import Action, Decision, Quality, Reason, Telemetry
 
 REMEMBERED = 100
 
@@ -40,7 +41,8 @@ class Watch:
         self._clock = clock
         self._turn = threading.Lock()
         self._decision: Decision | None = None
-        self._looked_s = -float("inf")
+        self._looked_s = self._turned_s = -float("inf")
+        self._moments: tuple[Moment, ...] = ()
         self.telemetry: Telemetry | None = None
         self.peak_c: float | None = None
         self.turns: deque[Turn] = deque(maxlen=REMEMBERED)
@@ -48,16 +50,18 @@ class Watch:
     def look(self) -> Decision:
         """Read the device and decide."""
         with self._turn:
-            telemetry = self._source.read()
-            decision = decide(telemetry, self._limits, self._situation(), self._decision)
-            self.telemetry, self._looked_s = telemetry, self._clock()
+            telemetry, now_s = self._source.read(), self._clock()
+            decision = decide(telemetry, self._limits, self._seen(telemetry, now_s), self._decision)
+            self.telemetry, self._looked_s = telemetry, now_s
             temperature = telemetry.soc_temp_c
             if temperature.is_known(self._limits.max_reading_age_s):
                 self.peak_c = max(temperature.value, self.peak_c if self.peak_c is not None else temperature.value)
-            if self._decision is None or decision.reason is not self._decision.reason:
+            before, self._decision = self._decision, decision  # first: it holds even if nobody can write it down
+            if before is not None and decision.action is not before.action:
+                self._turned_s = now_s
+            if before is None or decision.reason is not before.reason:
                 self.turns.append(Turn(time.time(), decision))
                 self._on_turn(decision)
-            self._decision = decision
             return decision
 
     def decision(self) -> Decision:
@@ -66,3 +70,13 @@ class Watch:
         if self._decision is None or age_s > self._limits.max_reading_age_s:
             return Decision(Action.WAIT, Reason.HEAT_UNKNOWN, "the device has not been looked at for too long")
         return self._decision
+
+    def _seen(self, telemetry: Telemetry, now_s: float) -> Situation:
+        """The situation, with what only looking again and again can tell: the trend, and how long ago we turned."""
+        limits, chip = self._limits, telemetry.soc_temp_c
+        moments = recent(self._moments, limits.trend_s, now_s)
+        if chip.quality is Quality.OK:  # a stale one says nothing about how it moves
+            moments = (*moments, (now_s, chip.value))
+        self._moments = moments
+        trend = trend_of(moments, limits.trend_s)
+        return replace(self._situation(), trend=trend, dwelt_s=now_s - self._turned_s)

@@ -155,8 +155,9 @@ class LearnerProcess:
     def _command(self, job: Job, folder: Path) -> FitCommand:
         chosen = self._settings
         seed = int.from_bytes(hashlib.sha256(f"{chosen.seed}/{job.name}".encode()).digest()[:4], "big")
+        steps = max(1, round(chosen.steps * job.effort))
         return FitCommand(
-            str(folder), job.release.folder, chosen.slice_steps, chosen.steps, chosen.batch, chosen.learning_rate, seed
+            str(folder), job.release.folder, chosen.slice_steps, steps, chosen.batch, chosen.learning_rate, seed
         )
 
     def _start(self) -> None:

@@ -14,7 +14,7 @@ from learning_core.errors import StateError
 log = logging.getLogger(__name__)
 MAX_WAIT_S = 5.0
 
-SCHEMA = """
+FIRST = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS samples (
@@ -33,6 +33,15 @@ CREATE TABLE IF NOT EXISTS spendings (
 CREATE TABLE IF NOT EXISTS bans (digest TEXT PRIMARY KEY, reason TEXT NOT NULL, until_s REAL) WITHOUT ROWID;
 """
 
+DECISIONS_AND_DAYS = """
+CREATE TABLE decisions (
+    key INTEGER PRIMARY KEY, at_s REAL NOT NULL, action TEXT NOT NULL, reason TEXT NOT NULL, sentence TEXT NOT NULL
+);
+CREATE TABLE days (day TEXT PRIMARY KEY, joules REAL NOT NULL, bytes INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+MIGRATIONS = (FIRST, DECISIONS_AND_DAYS)  # user_version counts how many of them a database has seen
+
 
 class Database:
     """One SQLite file, used by any thread, one at a time. Saved by every transaction that ends well."""
@@ -44,7 +53,7 @@ class Database:
             self._db = sqlite3.connect(path, timeout=MAX_WAIT_S, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # what is said to be stored survives a power cut
-            self._db.executescript(SCHEMA)
+            self._migrate()
 
     def close(self) -> None:
         with self._turn:
@@ -81,6 +90,16 @@ class Database:
     def count(self, amounts: Mapping[str, int]) -> None:
         with self.transaction() as db:
             add_counts(db, amounts)
+
+    def _migrate(self) -> None:
+        """Bring the tables up to date, each step whole or not at all. Raises StateError."""
+        (seen,) = self._db.execute("PRAGMA user_version").fetchone()
+        if seen > len(MIGRATIONS):
+            self._db.close()
+            text = f"the database {self._path} was written by a newer dewfall; install that version again to use it"
+            raise StateError(text)
+        for version, script in enumerate(MIGRATIONS[seen:], start=seen + 1):
+            self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {version}; COMMIT;")
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -1,113 +1,96 @@
-"""Reads the kernel's thermal and power-supply classes without ever waiting for them.
+"""Looks at the device below a root folder: the kernel's files, and the two programs that know what they do not say."""
 
-A read of sysfs can hang for ever (Jetson zones of absent accelerators, firmware that sleeps). Every folder is read by
-a thread of its own; who does not answer in time keeps its last good texts and their age, and is not asked again
-before it has answered.
-"""
-
-import errno
 import os
-import threading
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from edge_agent.sysfs import COOLER_FILES, SUPPLY, SUPPLY_FILES, THERMAL, ZONE_FILES, Snapshot, telemetry_of
-from edge_agent.values import Quality, Telemetry
+from edge_agent.drivers.probes import Probe, ask, read_files, read_text, run_program
+from edge_agent.sensors.device import CHIP_FILES, CHIPS, NOWHERE, Look, telemetry_of
+from edge_agent.sensors.pressure import MACHINE_FILES
+from edge_agent.sensors.raspberry import VCGENCMD
+from edge_agent.sensors.supply import SUPPLY, SUPPLY_FILES
+from edge_agent.sensors.termux import BATTERY_STATUS
+from edge_agent.sensors.thermal import THERMAL, ZONE_FILE
+from edge_agent.sensors.throttling import CAP_FILES, COOLER_FILES, COUNTER_FILES, PROCESSORS, counts
+from edge_agent.values import Telemetry
 
-_MAX_TEXT_BYTES = 256
+PROGRAM_EVERY_S = {VCGENCMD: 2.0, BATTERY_STATUS: 4.0}  # starting one costs more than all the kernel's files
+KILL_AFTER_S = 5.0
+
+Names = Callable[[Path], Sequence[str]]
 
 
 class SysfsTelemetry:
-    """The device's telemetry below `root`. Saves nothing; holds the last good texts of every folder."""
+    """The device's telemetry below `root`. Saves nothing; holds the last good texts of every place."""
 
     def __init__(self, root: Path, deadline_s: float) -> None:
         self._root = root
         self._deadline_s = deadline_s
-        self._probes: dict[Path, _Probe] = {}
+        self._folders: dict[Path, Probe] = {}
+        self._programs = {command: probe for command in PROGRAM_EVERY_S if (probe := self._program(command))}
+        self._earlier: dict[str, int] = {}
 
     def read(self) -> Telemetry:
-        """Ask every folder, wait at most the deadline, and make of it what there is."""
-        kinds = {
-            "zone": self._folders(THERMAL, "thermal_zone", ZONE_FILES),
-            "cooler": self._folders(THERMAL, "cooling_device", COOLER_FILES),
-            "supply": self._folders(SUPPLY, "", SUPPLY_FILES),
+        """Ask every place, wait at most the deadline, and make of it what there is."""
+        found = {
+            "zones": self._below(THERMAL, "thermal_zone", _zone_files),
+            "coolers": self._below(THERMAL, "cooling_device", lambda _: COOLER_FILES),
+            "supplies": self._below(SUPPLY, "", lambda _: SUPPLY_FILES),
+            "chips": self._below(CHIPS, "hwmon", _chip_files),
         }
-        asked = [probe for probes in kinds.values() for probe in probes]
-        for probe in asked:
-            probe.ask()
-        until = time.monotonic() + self._deadline_s
-        for probe in asked:
-            probe.wait(until)
-        self._probes = {probe.folder: probe for probe in asked}
-        return telemetry_of(*(tuple(probe.snapshot() for probe in probes) for probes in kinds.values()))
+        machine = {self._root: self._folder(self._root, lambda _: MACHINE_FILES)}
+        processors = {self._root / PROCESSORS: self._folder(self._root / PROCESSORS, _processor_files)}
+        self._folders = {path: probe for kind in (*found.values(), machine, processors) for path, probe in kind.items()}
+        ask([*self._folders.values(), *self._programs.values()], self._deadline_s)
+        said = {kind: tuple(probe.snapshot() for probe in probes.values()) for kind, probes in found.items()}
+        cores, phone = processors[self._root / PROCESSORS].snapshot(), self._programs.get(BATTERY_STATUS)
+        look = Look(
+            **said,
+            machine=machine[self._root].snapshot(),
+            processors=cores,
+            firmware=self._programs[VCGENCMD].snapshot() if VCGENCMD in self._programs else NOWHERE,
+            phone=phone.snapshot() if phone else None,
+            earlier=self._earlier,
+        )
+        self._earlier = counts(cores) or self._earlier
+        return telemetry_of(look)
 
-    def _folders(self, place: str, prefix: str, files: Sequence[str]) -> list["_Probe"]:
+    def _below(self, place: str, prefix: str, names: Names) -> dict[Path, Probe]:
+        """The folders of a class, each with its probe."""
         folder = self._root / place
         try:
-            names = sorted(name for name in os.listdir(folder) if name.startswith(prefix))
+            paths = [folder / name for name in sorted(os.listdir(folder)) if name.startswith(prefix)]
         except FileNotFoundError:
-            return []
+            return {}
         except OSError:
-            return [_Probe(folder, files)]  # its own read fails the same way and says how
-        return [self._probes.get(folder / name) or _Probe(folder / name, files) for name in names]
+            paths = [folder]  # its own read fails the same way and says how
+        return {path: self._folder(path, names) for path in paths}
+
+    def _folder(self, path: Path, names: Names) -> Probe:
+        return self._folders.get(path) or Probe(_place(path), partial(read_files, path, names))
+
+    def _program(self, command: tuple[str, ...]) -> Probe | None:
+        program = self._root / command[0]
+        if not os.access(program, os.F_OK):
+            return None
+        run = partial(run_program, (str(program), *command[1:]), KILL_AFTER_S)
+        return Probe(_place(program), run, PROGRAM_EVERY_S[command])
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What one read of a folder gave."""
-
-    texts: Mapping[str, str]
-    quality: Quality
-    at_s: float
+def _place(path: Path) -> str:
+    return str(path).rstrip("/")
 
 
-class _Probe:
-    """One folder and at most one thread that reads it."""
-
-    def __init__(self, folder: Path, files: Sequence[str]) -> None:
-        self.folder = folder
-        self._files = files
-        self._done = threading.Event()
-        self._done.set()
-        self._last = _Outcome({}, Quality.ABSENT, 0.0)
-        self._good: _Outcome | None = None
-
-    def ask(self) -> None:
-        if self._done.is_set():
-            self._done.clear()
-            threading.Thread(target=self._read, name=f"probe {self.folder.name}", daemon=True).start()
-
-    def wait(self, until: float) -> None:
-        self._done.wait(max(0.0, until - time.monotonic()))
-
-    def snapshot(self) -> Snapshot:
-        """The latest texts; the last good ones, as stale, while the folder does not answer."""
-        now, good = time.monotonic(), self._good
-        if self._done.is_set():
-            return Snapshot(str(self.folder), self._last.texts, self._last.quality, max(0.0, now - self._last.at_s))
-        if good is None:
-            return Snapshot(str(self.folder), {}, Quality.ABSENT, 0.0)
-        return Snapshot(str(self.folder), good.texts, Quality.STALE, now - good.at_s)
-
-    def _read(self) -> None:
-        texts, denied = {}, False
-        for file in self._files:
-            try:
-                texts[file] = _text(self.folder / file)
-            except OSError as error:
-                denied = denied or error.errno in {errno.EACCES, errno.EPERM}
-        quality = Quality.DENIED if denied else Quality.OK if texts else Quality.ABSENT
-        self._last = _Outcome(texts, quality, time.monotonic())
-        if quality is Quality.OK:
-            self._good = self._last
-        self._done.set()
+def _zone_files(zone: Path) -> Sequence[str]:
+    return [name for name in os.listdir(zone) if ZONE_FILE.fullmatch(name)]
 
 
-def _text(path: Path) -> str:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(handle, _MAX_TEXT_BYTES).decode("ascii", "replace")
-    finally:
-        os.close(handle)
+def _chip_files(chip: Path) -> Sequence[str]:
+    """Only of chips that are of use: reading the temperature of a drive wakes it."""
+    wanted = CHIP_FILES.get(read_text(chip / "name").strip())
+    return [name for name in os.listdir(chip) if wanted.fullmatch(name)] if wanted else ("name",)
+
+
+def _processor_files(processors: Path) -> Sequence[str]:
+    return [str(path.relative_to(processors)) for kind in (COUNTER_FILES, CAP_FILES) for path in processors.glob(kind)]

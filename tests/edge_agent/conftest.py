@@ -16,6 +16,7 @@ from edge_agent.drivers.onnx_engine import load_release
 from protos.release import verify_release
 
 sys.path.insert(0, str(Path(__file__).parent))
+import device_tree
 import small_world
 import stand_in_release
 from small_world import Mirror
@@ -26,6 +27,12 @@ from stand_in_release import PUBLIC_KEY, make_flow_release, make_release, manife
 def stand_in():
     """The parts of `stand_in_release` and `small_world`, for tests: names as attributes."""
     return SimpleNamespace(**vars(stand_in_release), Machine=small_world.Machine)
+
+
+@pytest.fixture(scope="session")
+def devices():
+    """The parts of `device_tree`, for tests: names as attributes."""
+    return SimpleNamespace(**vars(device_tree))
 
 
 @pytest.fixture

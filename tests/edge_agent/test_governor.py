@@ -1,9 +1,13 @@
+import datetime
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
+from edge_agent.budget import Cost
 from edge_agent.config import Limits
-from edge_agent.governor import Situation, decide
+from edge_agent.forecast import Trend
+from edge_agent.governor import Situation, decide, effort
 from edge_agent.values import Action, Decision, Quality, Reading, Reason, Telemetry
 
 LIMITS = Limits(max_soc_temp_c=70, resume_soc_temp_c=65, min_charge=0.3, min_samples=8)
@@ -17,8 +21,8 @@ def unknown(quality=Quality.ABSENT):
     return Reading(0.0, "", float("inf"), quality, "test")
 
 
-def device(temp=known(50.0), throttled=unknown(), charge=known(0.8), plugged=known(0.0)):
-    return Telemetry(temp, throttled, charge, plugged)
+def device(temp=known(50.0), throttled=unknown(), charge=known(0.8), plugged=known(0.0), **more):
+    return Telemetry(temp, throttled, charge, plugged, **more)
 
 
 FINE = Situation(paused=False, can_learn=True, budget_left=True, release=1, samples=100)
@@ -72,3 +76,135 @@ def test_a_machine_without_a_thermometer_may_train_only_when_a_person_said_so():
 def test_the_sentence_names_the_figure_and_the_limit():
     assert "74.0 °C" in decide(device(temp=known(74.0)), LIMITS, FINE).sentence
     assert "below 65 °C" in decide(device(temp=known(66.0)), LIMITS, FINE, WAS_HOT).sentence
+
+
+STRICT = LIMITS.model_copy(
+    update={
+        "max_cpu_pressure": 0.4,
+        "max_joules_per_day": 1000.0,  # of which two pieces of 6 W * 5 s are kept free
+        "max_bytes_per_day": 1000,
+        "quiet_hours": ("22:00-07:00",),
+    }
+)
+NOON = datetime.datetime(2026, 5, 1, 12, 0, tzinfo=datetime.UTC)
+DAY = replace(FINE, local=NOON)
+TRAINED = Decision(Action.TRAIN, Reason.READY, "")
+WAITED = Decision(Action.WAIT, Reason.CHARGE, "")
+SOON = Trend(slope_c_per_s=1.0, span_s=20.0)
+
+STRICT_CASES = [
+    (device(), DAY, Reason.READY),
+    (device(temp=known(59.9)), replace(DAY, trend=SOON), Reason.READY),  # 10.1 s to 70 °C
+    (device(temp=known(60.1)), replace(DAY, trend=SOON), Reason.HEAT_SOON),
+    (device(temp=known(60.1)), replace(DAY, trend=Trend(-1.0, 20.0)), Reason.READY),
+    (device(temp=known(60.1), trip_c=known(95.0)), replace(DAY, trend=SOON), Reason.READY),
+    (device(temp=known(60.0), trip_c=known(60.0)), DAY, Reason.HEAT),
+    (device(battery_temp_c=known(45.0)), DAY, Reason.HEAT),
+    (device(battery_temp_c=unknown(Quality.IMPLAUSIBLE)), DAY, Reason.HEAT_UNKNOWN),
+    (device(under_voltage=known(1.0)), DAY, Reason.UNDER_VOLTAGE),
+    (device(under_voltage=unknown(Quality.DENIED)), DAY, Reason.UNKNOWN),
+    (device(throttled=unknown(Quality.DENIED)), DAY, Reason.UNKNOWN),
+    (device(cpu_pressure=known(0.41)), DAY, Reason.BUSY),
+    (device(cpu_pressure=known(0.85)), replace(DAY, own_share=0.5), Reason.READY),  # 0.35 is of others
+    (device(cpu_pressure=unknown(Quality.DENIED)), DAY, Reason.UNKNOWN),
+    (device(memory_pressure=known(0.31)), DAY, Reason.MEMORY),
+    (device(free_memory_mib=known(383.0)), DAY, Reason.MEMORY),
+    (device(free_memory_mib=known(384.0)), DAY, Reason.READY),
+    (device(metered=known(1.0)), DAY, Reason.METERED),
+    (device(metered=known(0.0)), DAY, Reason.READY),
+    (device(), replace(DAY, local=NOON.replace(hour=22)), Reason.QUIET),
+    (device(), replace(DAY, local=NOON.replace(hour=6, minute=59)), Reason.QUIET),
+    (device(), replace(DAY, local=NOON.replace(hour=7)), Reason.READY),
+    (device(), FINE, Reason.QUIET),  # nobody knows what time it is
+    (device(), replace(DAY, spent=Cost(940.0)), Reason.READY),
+    (device(), replace(DAY, spent=Cost(940.1)), Reason.ENERGY_CAP),
+    (device(), replace(DAY, spent=Cost(bytes=900), round_bytes=100), Reason.READY),
+    (device(), replace(DAY, spent=Cost(bytes=900), round_bytes=101), Reason.TRAFFIC_CAP),
+]
+
+
+@pytest.mark.parametrize(("telemetry", "situation", "reason"), STRICT_CASES)
+def test_what_the_device_may_do_when_its_owner_asks_for_more(telemetry, situation, reason):
+    decision = decide(telemetry, STRICT, situation)
+    assert decision.reason is reason
+    assert (decision.action is Action.TRAIN) == (reason is Reason.READY)
+    assert decision.sentence
+
+
+@pytest.mark.parametrize(
+    ("setting", "telemetry", "reason"),
+    [
+        ({"needs_charger": True}, device(charge=known(1.0)), Reason.CHARGER),
+        ({"needs_charger": True}, device(plugged=known(1.0)), Reason.READY),
+        ({"absent_is_metered": True}, device(), Reason.METERED),
+        ({"allow_metered": True}, device(metered=known(1.0)), Reason.READY),
+        ({"max_memory_pressure": None}, device(memory_pressure=known(0.9)), Reason.READY),
+        ({"max_cpu_pressure": None}, device(cpu_pressure=known(1.0)), Reason.READY),
+    ],
+)
+def test_one_setting_decides(setting, telemetry, reason):
+    assert decide(telemetry, STRICT.model_copy(update=setting), DAY).reason is reason
+
+
+def test_a_learner_may_use_memory_that_was_free_when_it_started():
+    telemetry = device(free_memory_mib=known(200.0))
+    assert decide(telemetry, STRICT, DAY, WAITED).reason is Reason.MEMORY
+    assert decide(telemetry, STRICT, DAY, TRAINED).reason is Reason.READY
+    assert decide(device(free_memory_mib=known(127.0)), STRICT, DAY, TRAINED).reason is Reason.MEMORY
+
+
+def test_starting_takes_the_dwell_and_stopping_takes_no_time():
+    assert decide(device(), LIMITS, replace(FINE, dwelt_s=1.9), WAITED).reason is Reason.DWELL
+    assert decide(device(), LIMITS, replace(FINE, dwelt_s=2.0), WAITED).reason is Reason.READY
+    assert decide(device(temp=known(71.0)), LIMITS, replace(FINE, dwelt_s=0.0), TRAINED).reason is Reason.HEAT
+
+
+FORCED = replace(DAY, forced=True, local=NOON.replace(hour=23))
+
+
+@pytest.mark.parametrize(
+    ("telemetry", "situation", "reason"),
+    [
+        (device(temp=known(84.0), trip_c=known(85.0)), FORCED, Reason.FORCED),
+        (device(temp=known(85.0), trip_c=known(85.0)), FORCED, Reason.HEAT),
+        (device(temp=known(71.0)), FORCED, Reason.HEAT),  # no trip point is known, so the owner's limit stays
+        (device(temp=unknown(Quality.DENIED)), FORCED, Reason.HEAT_UNKNOWN),
+        (device(charge=known(0.05), throttled=known(1.0), metered=known(1.0)), FORCED, Reason.FORCED),
+        (device(cpu_pressure=known(1.0)), FORCED, Reason.FORCED),
+        (device(under_voltage=known(1.0)), FORCED, Reason.UNDER_VOLTAGE),
+        (device(), replace(FORCED, spent=Cost(990.0)), Reason.ENERGY_CAP),
+        (device(), replace(FORCED, paused=True), Reason.PAUSED),
+        (device(), replace(FORCED, samples=0), Reason.FEW_SAMPLES),
+    ],
+)
+def test_force_silences_comfort_and_never_what_protects_the_device(telemetry, situation, reason):
+    assert decide(telemetry, STRICT, situation).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("telemetry", "share"),
+    [
+        (device(temp=known(65.0)), 1.0),
+        (device(temp=known(67.5)), 0.5),
+        (device(temp=known(69.9)), 0.25),
+        (device(charge=known(0.35)), 0.5),
+        (device(charge=known(0.35), plugged=known(1.0)), 1.0),
+        (device(temp=unknown(), charge=unknown()), 1.0),
+    ],
+)
+def test_a_job_gets_shorter_as_the_room_left_gets_smaller(telemetry, share):
+    assert effort(telemetry, LIMITS) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"resume_free_memory_mib": 1},
+        {"quiet_hours": ["22:00-22:00"]},
+        {"quiet_hours": ["24:00-07:00"]},
+        {"max_joules_per_day": -1},
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(odd):
+    with pytest.raises(ValidationError):
+        Limits.model_validate(odd)

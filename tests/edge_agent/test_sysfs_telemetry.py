@@ -1,17 +1,15 @@
-import contextlib
 import os
 import threading
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from edge_agent.drivers import sysfs_telemetry
 from edge_agent.drivers.sysfs_telemetry import SysfsTelemetry
-from edge_agent.sysfs import Snapshot, parse_millidegrees, parse_share, power, soc_temperature, throttled
 from edge_agent.values import Quality
 
 THERMAL, SUPPLY = "sys/class/thermal", "sys/class/power_supply"
+PROCESSOR = "sys/devices/system/cpu/cpu0"
 RASPBERRY_PI = {
     f"{THERMAL}/thermal_zone0/type": "cpu-thermal\n",
     f"{THERMAL}/thermal_zone0/temp": "48686\n",
@@ -124,62 +122,50 @@ def test_a_hanging_zone_that_never_answered_does_not_hide_the_others(tmp_path):
         pass
 
 
-def snapshot(quality=Quality.OK, age_s=0.0, folder="zone", **texts):
-    return Snapshot(folder, texts, quality, age_s)
+def test_a_processor_is_throttled_while_its_counters_rise(tmp_path):
+    count = f"{PROCESSOR}/thermal_throttle/core_throttle_count"
+    write(tmp_path, {count: "7\n"})
+    source = SysfsTelemetry(tmp_path, deadline_s=2.0)
+    assert source.read().throttled.quality is Quality.ABSENT  # one look cannot tell
+    assert source.read().throttled.value == 0.0
+    write(tmp_path, {count: "9\n"})
+    risen, calm = source.read().throttled, source.read().throttled
+    assert (risen.value, calm.value) == (1.0, 0.0)
 
 
-def test_a_silent_zone_makes_the_whole_temperature_as_old_as_it_is():
-    zones = [snapshot(type="cpu", temp="50000"), snapshot(Quality.STALE, 9.0, type="gpu", temp="40000")]
-    reading = soc_temperature(zones)
-    assert (reading.value, reading.quality, reading.age_s) == (50.0, Quality.STALE, 9.0)
+def test_a_zone_that_goes_away_is_forgotten(tmp_path):
+    write(tmp_path, RASPBERRY_PI)
+    source = SysfsTelemetry(tmp_path, deadline_s=2.0)
+    assert source.read().soc_temp_c.quality is Quality.OK
+    (tmp_path / THERMAL / "thermal_zone0").rename(tmp_path / "gone")
+    assert source.read().soc_temp_c.quality is Quality.ABSENT
 
 
-def test_a_denied_zone_says_so():
-    assert soc_temperature([snapshot(Quality.DENIED, type="cpu")]).quality is Quality.DENIED
+def test_a_drive_is_never_asked_how_warm_it_is(tmp_path):
+    write(tmp_path, {"sys/class/hwmon/hwmon0/name": "nvme\n"})
+    os.mkfifo(tmp_path / "sys/class/hwmon/hwmon0/temp1_input")  # would block
+    before = time.monotonic()
+    SysfsTelemetry(tmp_path, deadline_s=5.0).read()
+    assert time.monotonic() - before < 4.0
 
 
-@pytest.mark.parametrize(
-    ("supplies", "plugged"),
-    [
-        ([snapshot(type="Battery", status="Discharging", capacity="50")], 0.0),
-        ([snapshot(type="Battery", status="Charging", capacity="50")], 1.0),
-        ([snapshot(type="Battery", status="Full", capacity="100")], 1.0),
-        ([snapshot(type="Battery", status="Unknown", capacity="50")], 0.0),
-        ([snapshot(type="Battery", status="Unknown", capacity="50"), snapshot(type="USB", online="1")], 1.0),
-        ([snapshot(type="UPS", status="Discharging", capacity="50")], 0.0),
-        ([snapshot(type="Mains", online="0")], 1.0),  # a socket and no battery
-    ],
-)
-def test_who_feeds_the_device(supplies, plugged):
-    assert power(supplies)[1].value == plugged
+def test_a_program_that_hangs_keeps_its_last_answer_as_stale(tmp_path, devices, monkeypatch):
+    monkeypatch.setattr(sysfs_telemetry, "PROGRAM_EVERY_S", dict.fromkeys(sysfs_telemetry.PROGRAM_EVERY_S, 0.0))
+    program = tmp_path / "usr/bin/vcgencmd"
+    devices.make_program(program, "echo throttled=0x1")
+    source = SysfsTelemetry(tmp_path, deadline_s=3.0)
+    assert (source.read().under_voltage.value, source.read().under_voltage.quality) == (1.0, Quality.OK)
+    monkeypatch.setattr(source, "_deadline_s", 0.3)
+    devices.make_program(program, "sleep 4")
+    before = time.monotonic()
+    reading = source.read().under_voltage
+    assert time.monotonic() - before < 2.0
+    assert (reading.value, reading.quality) == (1.0, Quality.STALE)
 
 
-def test_two_batteries_share_the_load():
-    batteries = [snapshot(type="Battery", status="Discharging", capacity=text) for text in ("20", "60")]
-    charge, plugged = power(batteries)
-    assert (charge.value, plugged.value) == (pytest.approx(0.4), 0.0)
-
-
-def test_supplies_that_may_not_be_read_leave_charge_and_plug_unknown():
-    charge, plugged = power([snapshot(Quality.DENIED)])
-    assert charge.quality is plugged.quality is Quality.DENIED
-
-
-def test_a_battery_with_an_impossible_charge_is_implausible():
-    assert power([snapshot(type="Battery", status="Discharging", capacity="140")])[0].quality is Quality.IMPLAUSIBLE
-
-
-def test_a_cooler_whose_state_is_no_number_is_implausible():
-    assert throttled([snapshot(type="Processor", cur_state="?")]).quality is Quality.IMPLAUSIBLE
-
-
-@pytest.mark.parametrize("text", ["", "hot", "0", "-256000", "151000", "nan", "48.6"])
-def test_no_chip_has_this_temperature(text):
-    with pytest.raises(ValueError, match=r".*"):
-        parse_millidegrees(text)
-
-
-@given(st.text(max_size=8))
-def test_a_share_is_a_share_or_refused(text):
-    with contextlib.suppress(ValueError):
-        assert 0 <= parse_share(text) <= 1
+def test_a_program_is_not_started_at_every_look(tmp_path, devices):
+    devices.make_program(tmp_path / "usr/bin/vcgencmd", f"echo . >> {tmp_path}/starts; echo throttled=0x0")
+    source = SysfsTelemetry(tmp_path, deadline_s=3.0)
+    for _ in range(5):
+        source.read()
+    assert (tmp_path / "starts").read_text() == ".\n"
