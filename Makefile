@@ -11,8 +11,10 @@ export OMP_NUM_THREADS := 1
 demo: .venv/installed
 	$(BIN)/dewfall demo
 
+# Real processes want the machine to themselves; the rest shares it, a file at a time.
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not system" --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -m system
 
 check: .venv/installed
 	$(BIN)/ruff check .
