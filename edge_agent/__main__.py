@@ -28,12 +28,12 @@ cli.add_typer(config_cli, name="config")
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
-LOOK_DEADLINE_S = 3.0  # a person waits longer than a running agent
 M_ARENA_MAX = -8
 OURS = {"edge_agent", "protos", "learning_core"}  # no extra has these
 
@@ -80,19 +80,33 @@ def status(
     config: MaybeConfig = None,
     state: MaybeState = None,
     decisions: Annotated[bool, typer.Option("--decisions", help="The last decisions, the newest at the end.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every second, until Ctrl-C.")] = False,
     root: MaybeRoot = None,
     as_json: AsJson = False,
 ) -> None:
     """What the running agent does and why; with --root, what one would make of a device, without it running."""
+    from edge_agent.status import decision_in_words, look_in_words, status_in_words
+
     if root is not None:
-        _print_look(root, as_json)
+        from edge_agent.people import look_at
+
+        look = look_at(root)
+        _print(look if as_json else look_in_words(look))
+        return
+    if watch:
+        from rich.console import Console
+
+        from edge_agent.people import watch_status
+
+        with contextlib.suppress(KeyboardInterrupt):
+            watch_status(_socket(config, state), Console())
         return
     if decisions:
         told = _ask(_socket(config, state), "decisions", count=50)[0]["decisions"]
-        _print(told if as_json else "\n".join(_line(each) for each in told))
+        _print(told if as_json else "\n".join(decision_in_words(each) for each in told))
         return
     answer, _ = _ask(_socket(config, state), "status")
-    _print(answer["status"] if as_json else _summary(answer["status"]))
+    _print(answer["status"] if as_json else status_in_words(answer["status"]))
 
 
 @cli.command()
@@ -109,14 +123,18 @@ def infer(
     """Ask the running agent for samples."""
     socket = _socket(config, state)
     if bench:
-        _print(_bench(socket, condition[0], bench))
+        from edge_agent.drivers.overhead import measure_through
+
+        _print(measure_through(socket, condition[0], bench))
         return
     conditions = [each for each in condition for _ in range(count)]
     began = time.perf_counter()
     answer, payload = _ask(socket, "infer", conditions=conditions, seed=seed)
     took_ms = (time.perf_counter() - began) * 1e3
     if out is not None:
-        _write_png(out, payload, answer["shape"])
+        from edge_agent.people import write_png
+
+        write_png(out, payload, answer["shape"])
     figures = {"shape": answer["shape"], "ms": took_ms, "out": str(out) if out else None}
     written = f", written to {out}" if out else ""
     _print(figures if as_json else f"{len(conditions)} samples in {took_ms:.1f} ms{written}")
@@ -144,6 +162,58 @@ def resume(config: MaybeConfig = None, state: MaybeState = None) -> None:
     """Let the agent train again, as its limits allow."""
     _ask(_socket(config, state), "resume")
     _print("training may go on")
+
+
+@cli.command()
+def samples(
+    config: MaybeConfig = None,
+    state: MaybeState = None,
+    count: Annotated[int, typer.Option(help="How many, from the newest back.", min=1)] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List the samples the running agent keeps: under which key, of which class, and when they were taken."""
+    from edge_agent.status import local_time
+
+    kept = _ask(_socket(config, state), "samples", count=count)[0]["samples"]
+    lines = (f"{each['key']:8}  class {each['class']:4}  {local_time(each['taken_at_s'])}" for each in kept)
+    _print(kept if as_json else "\n".join(lines) or "no samples are kept")
+
+
+@cli.command()
+def forget(
+    config: MaybeConfig = None,
+    state: MaybeState = None,
+    sample: Annotated[int | None, typer.Option(help="The one under this key; `samples` lists them.")] = None,
+    class_: Annotated[int | None, typer.Option("--class", help="All of this condition.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All, with what waits or was refused.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove samples for ever, also without a running agent; what was learned from them stays learned."""
+    from edge_agent.people import forget_at
+    from edge_agent.selection import forgotten_in_words, selected_in_words, selection_of
+
+    asked = {"sample": sample, "class": class_, "all": everything}
+    selection, places = selection_of(asked), _places(config, state)  # what is wrong is said before one is asked
+    if not yes:
+        typer.confirm(f"Forget {selected_in_words(selection)}, for ever?", abort=True)
+    told = forget_at(selection, asked, places)
+    _print(told if as_json else forgotten_in_words(told))
+
+
+@cli.command()
+def observe(config: MaybeConfig = None, state: MaybeState = None) -> None:
+    """Hand on what another program saw: one JSON object a line on standard input, until it ends.
+
+    {"features": [[..], ..], "condition": 3, "taken_at_s": 1700000000}, the last if known; features may be base64 of
+    little-endian float32, with their "shape". A line that cannot be used is named, and the status is 1 at the end.
+    """
+    from edge_agent.people import observe_lines
+
+    taken, refused = observe_lines(sys.stdin.buffer, _places(config, state))
+    _print(f"{taken} observations handed on, {refused} lines refused")
+    if refused:
+        raise typer.Exit(1)
 
 
 @config_cli.command("check")
@@ -177,21 +247,6 @@ def main() -> None:
         sys.exit(1)
 
 
-def _print_look(root: Path, as_json: bool) -> None:
-    """One look, decided with the default limits as if there were a release and samples to learn from."""
-    from edge_agent.config import Limits
-    from edge_agent.drivers.sysfs_telemetry import SysfsTelemetry
-    from edge_agent.governor import Situation, decide
-    from edge_agent.status import describe_look, look_in_words
-
-    if not root.is_dir():
-        raise ConfigError(f"there is no folder {root} to look at; / is this device")
-    limits, telemetry = Limits(), SysfsTelemetry(root, deadline_s=LOOK_DEADLINE_S).read()
-    ready = Situation(paused=False, can_learn=True, budget_left=True, release=1, samples=limits.min_samples)
-    look = describe_look(telemetry, decide(telemetry, limits, ready))
-    _print(look if as_json else look_in_words(look))
-
-
 def _settings(config: Path) -> Any:
     from edge_agent.config import AgentSettings
     from protos.settings import load
@@ -199,13 +254,26 @@ def _settings(config: Path) -> Any:
     return load(AgentSettings, config, os.environ, "DEWFALL_EDGE")
 
 
+def _places(config: Path | None, state: Path | None) -> Any:
+    """An agent's socket, state, spool and largest file of it, as `people.Places`."""
+    from edge_agent.people import places_of, usual_places
+
+    if config is not None:
+        return places_of(_settings(config))
+    return usual_places(_state(state))
+
+
+def _state(state: Path | None) -> Path:
+    if state is None:
+        raise ConfigError("say which agent is meant: give --config FILE or --state FOLDER")
+    return state
+
+
 def _socket(config: Path | None, state: Path | None) -> Path:
     if config is not None:
         socket: Path = _settings(config).socket
         return socket
-    if state is None:
-        raise ConfigError("say which agent is meant: give --config FILE or --state FOLDER")
-    return state / "agent.sock"
+    return _state(state) / "agent.sock"
 
 
 def _ask(socket: Path, op: str, **details: Any) -> tuple[dict[str, Any], bytes]:
@@ -213,63 +281,6 @@ def _ask(socket: Path, op: str, **details: Any) -> tuple[dict[str, Any], bytes]:
 
     with AgentLine(socket) as line:
         return line.ask(op, **details)
-
-
-def _bench(socket: Path, condition: int, pairs: int) -> dict[str, Any]:
-    """What the agent and its socket add to the bare session, as shares: medians over interleaved pairs."""
-    from statistics import median
-
-    from edge_agent.drivers.control_socket import AgentLine
-
-    bare, agent, outside = [], [], []
-    with AgentLine(socket) as line:
-        for seed in range(pairs):
-            pair, _ = line.ask("overhead", condition=condition, seed=seed)
-            began = time.perf_counter()
-            line.ask("infer", conditions=[condition], seed=seed)
-            outside.append((time.perf_counter() - began) * 1e3)
-            bare.append(pair["bare_ms"])
-            agent.append(pair["agent_ms"])
-    return {
-        "pairs": pairs,
-        "bare_ms": median(bare),
-        "agent_ms": median(agent),
-        "socket_ms": median(outside),
-        "agent_overhead": median(a / b for a, b in zip(agent, bare, strict=True)) - 1,
-        "socket_overhead": median(s / b for s, b in zip(outside, bare, strict=True)) - 1,
-    }
-
-
-def _write_png(out: Path, payload: bytes, shape: list[int]) -> None:
-    import numpy as np
-
-    from edge_agent.png import png_of
-    from protos.state_folder import write_atomically
-
-    if not out.parent.is_dir():
-        raise ConfigError(f"there is no folder {out.parent} to write {out.name} into; make it first")
-    write_atomically(out, png_of(np.frombuffer(payload, "<f4").reshape(shape)))
-
-
-def _summary(tree: dict[str, Any]) -> str:
-    release, now, samples = tree["release"], tree["decisions"]["now"], tree["samples"]
-    served = f"release {release['version']}{' with its own adapter' * release['adapted']}" if release else "nothing yet"
-    inference, rss = tree["inference"], tree["rss_mb"]
-    latency = f"{inference['p50_ms']:.1f} ms (p99 {inference['p99_ms']:.1f})" if inference["p50_ms"] else "-"
-    return "\n".join(
-        (
-            f"{tree['name']} serves {served}; {inference['count']} answers, median {latency}",
-            f"decision: {now['action']} ({now['reason']}): {now['sentence']}",
-            f"samples: {samples['seen']} seen, {samples['kept']} kept, {samples['dropped']} dropped",
-            f"rounds: {tree['rounds']['updates']} updates sent; memory: {rss['agent']:.0f} MB",
-            f"fog: {tree['fog'].get('trouble') or 'connected'}",
-        )
-    )
-
-
-def _line(decision: dict[str, Any]) -> str:
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(decision["at_s"]))
-    return f"{at}  {decision['action']:10} {decision['reason']:14} {decision['sentence']}"
 
 
 def _print(what: Any) -> None:

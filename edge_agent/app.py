@@ -20,11 +20,13 @@ from edge_agent.config import AgentSettings
 from edge_agent.drivers.control_socket import ControlSocket
 from edge_agent.drivers.fleet_link import FleetLink
 from edge_agent.drivers.fog_http import EnrolmentRefused, FogHttp, device_key, public_text, token_of
+from edge_agent.drivers.forgetting import forget, resume_forgetting
 from edge_agent.drivers.learner_process import LearnerProcess
 from edge_agent.drivers.meter import Meter
 from edge_agent.drivers.overhead import measure_pair
 from edge_agent.drivers.processor_time import ProcessorTime
 from edge_agent.drivers.release_client import ReleaseClient
+from edge_agent.drivers.service_notify import ALIVE, READY, STOPPING, tell_service_manager
 from edge_agent.drivers.spool_source import SpoolSource
 from edge_agent.drivers.sqlite_diary import SqliteDiary
 from edge_agent.drivers.sqlite_journal import SqliteJournal
@@ -33,8 +35,9 @@ from edge_agent.drivers.sqlite_store import Database
 from edge_agent.drivers.sysfs_telemetry import SysfsTelemetry
 from edge_agent.governor import Situation
 from edge_agent.ingest import take_in
-from edge_agent.operations import governing, operations
+from edge_agent.operations import governing, keeping, operations
 from edge_agent.participation import Participant
+from edge_agent.selection import Forgotten, Selection
 from edge_agent.serving import Serving
 from edge_agent.session import make_client_app
 from edge_agent.upgrade import Upgrade
@@ -47,6 +50,7 @@ log = logging.getLogger(__name__)
 STATUS_EVERY_S = 5.0
 STOP_WITHIN_S = 3.5
 RETRY_S = 1.0
+IDLE_WITHIN_S = 60.0  # a learner that is to stop does so at once; a check of what it learned takes longer
 ASK_EVERY_S = 3.0  # for a first release, while there is none
 BOTH_WAYS = 2 * 4  # bytes a round moves for each parameter: float32, to the device and back
 INGEST_NICENESS = 10  # samples can wait; whoever asks for one cannot
@@ -64,6 +68,7 @@ class Agent:
             undo.enter_context(StateFolder.open(settings.state))
             self._database = Database(settings.state / "agent.db")
             undo.callback(self._database.close)
+            resume_forgetting(self._database)
             self._build(settings, undo)
             self._upgrade.restore()
             self._undo = undo.pop_all()
@@ -75,6 +80,7 @@ class Agent:
         self._key = device_key(state / "device.pem")
         self._http = FogHttp(settings.fog.address, settings.fog.ca)
         undo.callback(self._http.close)
+        self._intake = threading.Lock()  # held while samples come in or go
         self._memory, self._journal = SqliteMemory(database), SqliteJournal(database)
         self._source = SpoolSource(settings.spool, settings.source.max_file_bytes)
         self._serving = Serving()
@@ -118,7 +124,9 @@ class Agent:
         for thread in threads:
             thread.start()
         log.info("%s runs; its state is in %s", self._settings.name, self._settings.state)
+        tell_service_manager(READY)
         self.stop.wait()
+        tell_service_manager(STOPPING)
         door.close()
         self._learner.close()
         self._upgrade.news.set()
@@ -205,7 +213,8 @@ class Agent:
             return {"bare_ms": took.bare_ms, "agent_ms": took.agent_ms}
 
         serving = operations(self._serving, self.status, self._set_pause, pair, self._settings.serving.max_count)
-        return {**serving, **governing(self._force, self._diary.decisions)}
+        memory = keeping(self._memory.newest, self._forget)
+        return {**serving, **governing(self._force, self._diary.decisions), **memory}
 
     def _set_pause(self, value: bool) -> None:
         self._database.set_fact("paused", value)
@@ -218,7 +227,14 @@ class Agent:
         self._forced = True
         self._watch.look()
 
+    def _forget(self, selection: Selection) -> Forgotten:
+        with self._intake, self._learner.halted(), self._participant.idle(IDLE_WITHIN_S):
+            forgotten = forget(selection, self._settings.state, self._settings.spool, self._database)
+        log.info("%d samples were forgotten", forgotten.samples)
+        return forgotten
+
     def _look(self) -> None:
+        tell_service_manager(ALIVE)  # here: whoever hangs in a look is to be restarted, whoever fails in one is not
         self._watch.look()
         self._learner.rest()
         self._meter.look(self._learner.pid, sum(self._link.traffic()) + self._http.received(), _today())
@@ -227,7 +243,9 @@ class Agent:
         memory = self._settings.memory
         rng = np.random.default_rng()
         while not self.stop.is_set() and (served := self._serving.served) is not None:
-            if take_in(self._source, self._memory, served.release, memory.rule(), memory.max_bytes, rng) is None:
+            with self._intake:
+                taken = take_in(self._source, self._memory, served.release, memory.rule(), memory.max_bytes, rng)
+            if taken is None:
                 return
 
     def _renew(self) -> None:

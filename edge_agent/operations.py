@@ -2,12 +2,15 @@
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from edge_agent.selection import Forgotten, Selection, selection_of
 from edge_agent.serving import Serving
 from learning_core.errors import DewfallError
 
 MAX_DECISIONS = 200  # one answer holds no more
+MAX_SAMPLES = 10_000
 Operation = Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], bytes]]
 
 
@@ -58,12 +61,27 @@ def governing(
         return {"forced": True}, b""
 
     def last(header: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
-        count = header.get("count")
-        if type(count) is not int or not 1 <= count <= MAX_DECISIONS:
-            raise DewfallError(f"ask for the last 1 to {MAX_DECISIONS} decisions")
-        return {"decisions": decisions(count)}, b""
+        return {"decisions": decisions(_count(header, MAX_DECISIONS, "decisions"))}, b""
 
     return {"force": force_now, "decisions": last}
+
+
+def keeping(
+    newest: Callable[[int], Sequence[Mapping[str, Any]]], forget: Callable[[Selection], Forgotten]
+) -> dict[str, Operation]:
+    """What a person may ask of the memory: what is kept under which key, and to forget it."""
+
+    def samples(header: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
+        return {"samples": newest(_count(header, MAX_SAMPLES, "samples"))}, b""
+
+    return {"samples": samples, "forget": lambda header: ({"forgotten": asdict(forget(selection_of(header)))}, b"")}
+
+
+def _count(header: Mapping[str, Any], most: int, what: str) -> int:
+    count = header.get("count")
+    if type(count) is not int or not 1 <= count <= most:
+        raise DewfallError(f"ask for the last 1 to {most} {what}")
+    return count
 
 
 def _seed(header: Mapping[str, Any]) -> int:

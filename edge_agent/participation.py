@@ -2,13 +2,15 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from edge_agent.config import Privacy
 from edge_agent.guard import RollBack, measure, verdict
 from edge_agent.ports import Job, Journal, Memory, Release, Trainer
 from edge_agent.serving import Served, Serving
 from edge_agent.values import Action, Answer, Decision, Fitted, NotFitted
+from learning_core.errors import DewfallError
 from learning_core.federation.accountant import Spending, epsilon
 from learning_core.federation.lora_algebra import serving_inputs
 from learning_core.federation.privacy import clip
@@ -84,6 +86,16 @@ class Participant:
             return self._train(request)
         finally:
             self._at_work = None
+            self._turn.release()
+
+    @contextmanager
+    def idle(self, timeout_s: float) -> Iterator[None]:
+        """Inside, nothing is learned and nobody holds samples to learn from. Raises DewfallError."""
+        if not self._turn.acquire(timeout=timeout_s):
+            raise DewfallError(f"training did not end within {timeout_s:g} s; ask again when it has")
+        try:
+            yield
+        finally:
             self._turn.release()
 
     def budget_left(self) -> bool:

@@ -1,6 +1,7 @@
 """What the agent says of itself: one JSON tree for its socket, its status file and the demo's report."""
 
 import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
@@ -73,6 +74,37 @@ def look_in_words(look: Mapping[str, Any]) -> str:
     return "\n".join((*lines, f"decision: {decision['action']} ({decision['reason']}): {decision['sentence']}"))
 
 
+def status_in_words(tree: Mapping[str, Any]) -> str:
+    """The agent's whole tree as a few lines for a terminal."""
+    release, now, samples = tree["release"], tree["decisions"]["now"], tree["samples"]
+    served = f"release {release['version']}{' with its own adapter' * release['adapted']}" if release else "nothing yet"
+    inference, rss = tree["inference"], tree["rss_mb"]
+    return "\n".join(
+        (
+            f"{tree['name']} serves {served}; {inference['count']} answers, median {latency_in_words(inference)}",
+            f"decision: {now['action']} ({now['reason']}): {now['sentence']}",
+            f"samples: {samples['seen']} seen, {samples['kept']} kept, {samples['dropped']} dropped",
+            f"rounds: {tree['rounds']['updates']} updates sent; memory: {rss['agent']:.0f} MB",
+            f"fog: {tree['fog'].get('trouble') or 'connected'}",
+        )
+    )
+
+
+def latency_in_words(inference: Mapping[str, Any]) -> str:
+    return f"{inference['p50_ms']:.1f} ms (p99 {inference['p99_ms']:.1f})" if inference["p50_ms"] else "-"
+
+
+def decision_in_words(decision: Mapping[str, Any]) -> str:
+    """One line for a decision of the past."""
+    sentence = decision["sentence"]
+    return f"{local_time(decision['at_s'])}  {decision['action']:10} {decision['reason']:14} {sentence}"
+
+
+def local_time(at_s: float) -> str:
+    """A moment (epoch seconds) on the local clock."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_s))
+
+
 def _figure(reading: Mapping[str, Any]) -> str:
     return "-" if reading["age_s"] is None else f"{reading['value']:.4g} {reading['unit']}".rstrip()
 
@@ -86,6 +118,7 @@ def describe_serving(served: Served | None, latency: Latency) -> dict[str, Any]:
             "version": manifest.version,
             "digest": served.release.digest,
             "adapted": served.adapted,
+            "sample_shape": list(served.release.sample_shape),
             "num_conditions": manifest.num_conditions,
             "known_conditions": list(manifest.known_conditions),
         }

@@ -60,11 +60,15 @@ def demo(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A device's settings: say also what stands against its agent.")
+    ] = None,
+) -> None:
     """Say what this machine can run, and what is missing for the rest."""
     from simulations.doctor import examine
 
-    sys.exit(examine())
+    sys.exit(examine(config))
 
 
 @simulate.command()

@@ -4,13 +4,15 @@ import importlib.util
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 ROLES = {
-    "edge": ("flwr", "onnxruntime", "psutil"),
+    "edge": ("flwr", "onnxruntime", "psutil", "zstandard"),
     "train": ("torch", "peft", "opacus"),
     "fog": ("flwr", "grpc", "psutil"),
     "cloud": ("torch", "onnx", "onnxscript", "onnxruntime", "grpc", "sklearn"),
@@ -27,8 +29,11 @@ def free_memory_gib() -> float:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 
-def examine() -> int:
-    """Print the findings; 0 when at least one role can run here."""
+def examine(config: Path | None = None) -> int:
+    """Print the findings; 0 when at least one role can run here, and with a device's settings, when the agent can.
+
+    Raises ConfigError.
+    """
     table = Table("what", "found", "means", title="dewfall doctor", show_lines=False)
     python_fits = sys.version_info >= (3, 11)
     table.add_row("Python", sys.version.split()[0], "fits" if python_fits else "too old; 3.11 or newer is needed")
@@ -37,7 +42,7 @@ def examine() -> int:
         missing = [package for package in packages if importlib.util.find_spec(package) is None]
         ready += not missing
         means = "can run" if not missing else f"install it: pip install 'dewfall[{role}]' -c constraints.txt"
-        table.add_row(f"role {role}", f"lacks {', '.join(missing)}" if missing else "complete", means)
+        table.add_row(f"role {role}", f"lacks {', '.join(missing)}" if missing else "complete", Text(means))
     free_gib = shutil.disk_usage(Path.cwd()).free / 2**30
     table.add_row(
         "disk", f"{free_gib:.1f} GiB free", "fits" if free_gib > 2 else "less than the 2 GiB an installation needs"
@@ -55,5 +60,26 @@ def examine() -> int:
         if zones
         else "an agent here trains only if limits.needs_thermometer is false",
     )
+    if config is None:
+        Console().print(table)
+        return 0 if ready and python_fits else 1
+    prevents, readings = _examine_device(config, table)
     Console().print(table)
-    return 0 if ready and python_fits else 1
+    Console().print(readings, markup=False, highlight=False, soft_wrap=True)
+    return 1 if prevents or not python_fits else 0
+
+
+def _examine_device(config: Path, table: Table) -> tuple[bool, str]:
+    """Add what a device's agent needs to the table; whether something prevents it, and the sensors' readings."""
+    from edge_agent.config import AgentSettings  # noqa: PLC0415 - takes time that nobody else needs to wait for
+    from protos.settings import load  # noqa: PLC0415
+    from simulations.doctor_device import findings, look, sensors  # noqa: PLC0415
+
+    settings = load(AgentSettings, config, os.environ, "DEWFALL_EDGE")
+    row, readings = sensors(*look(settings))
+    found = [*findings(settings, config, time.time()), row]
+    table.add_section()
+    for each in found:
+        table.add_row(each.what, Text(each.found), Text(each.means, "bold red" if each.prevents else ""))
+    lacks = [package for package in ROLES["edge"] if importlib.util.find_spec(package) is None]
+    return any(each.prevents for each in found) or bool(lacks), readings

@@ -1,12 +1,16 @@
 """The engine that devices run graphs on, for comparing a graph with its model before it is released."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
-import onnxruntime
 from numpy.typing import NDArray
 
 from learning_core.params import Array
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is loaded: it keeps a diary for its maker
+
+import onnxruntime
 
 
 def by_onnxruntime(model: bytes, feed: Mapping[str, NDArray[Any]]) -> list[Array]:

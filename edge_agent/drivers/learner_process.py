@@ -8,7 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -47,6 +48,7 @@ class LearnerProcess:
         self._turn = threading.Lock()
         self._idle_since_s = time.monotonic()
         self._closed = False
+        self._halted = threading.Event()
         self.peak_rss_mb = 0.0
 
     @property
@@ -71,6 +73,16 @@ class LearnerProcess:
             finally:
                 self._turn.release()
 
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """Inside, the job at hand is given up, and one that comes is refused; no child is left that knows samples."""
+        self._halted.set()
+        try:
+            self._kill()
+            yield
+        finally:
+            self._halted.clear()
+
     def close(self) -> None:
         """Kill the child, whatever it is doing; its job can go on from the checkpoint another time."""
         self._closed = True
@@ -81,7 +93,7 @@ class LearnerProcess:
         until = began + job.deadline_s
         folder = self._prepare(job)
         crashes = 0
-        while True:
+        while not self._halted.is_set():
             outcome = self._attempt(self._command(job, folder), decision, until)
             match outcome:
                 case Progress():
@@ -100,6 +112,7 @@ class LearnerProcess:
                     if crashes > MAX_CRASHES:
                         return NotFitted("the learner process keeps ending; see the agent's log")
                     log.warning("the learner ended unexpectedly; going on from its checkpoint")
+        return NotFitted("samples are being forgotten")
 
     def _attempt(
         self, command: FitCommand, decision: Callable[[], Decision], until: float
@@ -113,6 +126,9 @@ class LearnerProcess:
             if (now := decision()).action is not Action.TRAIN:
                 self._kill()
                 return now
+            if self._halted.is_set():
+                self._kill()
+                return NotFitted("samples are being forgotten")
             if time.monotonic() > until:
                 self._kill()
                 return NotFitted("training did not end before the round's deadline")

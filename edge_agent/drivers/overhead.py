@@ -3,10 +3,14 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from edge_agent.drivers.control_socket import AgentLine
 from edge_agent.drivers.onnx_engine import OnnxEngine
 from edge_agent.serving import NothingServed, Serving
 from learning_core.params import Array
@@ -42,6 +46,27 @@ def measure_pair(serving: Serving, condition: int, seed: int) -> Pair:
 def overhead(pairs: Sequence[Pair]) -> float:
     """What the agent takes more, as a share of the bare session's time: the median over pairs."""
     return float(np.median([pair.agent_ms / pair.bare_ms for pair in pairs])) - 1
+
+
+def measure_through(socket: Path, condition: int, pairs: int) -> dict[str, Any]:
+    """What a running agent and its socket add, as shares: medians over interleaved pairs. Raises DewfallError."""
+    bare, agent, outside = [], [], []
+    with AgentLine(socket) as line:
+        for seed in range(pairs):
+            pair, _ = line.ask("overhead", condition=condition, seed=seed)
+            began = time.perf_counter()
+            line.ask("infer", conditions=[condition], seed=seed)
+            outside.append((time.perf_counter() - began) * 1e3)
+            bare.append(pair["bare_ms"])
+            agent.append(pair["agent_ms"])
+    return {
+        "pairs": pairs,
+        "bare_ms": median(bare),
+        "agent_ms": median(agent),
+        "socket_ms": median(outside),
+        "agent_overhead": median(a / b for a, b in zip(agent, bare, strict=True)) - 1,
+        "socket_overhead": median(s / b for s, b in zip(outside, bare, strict=True)) - 1,
+    }
 
 
 def bare_loop(

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import numpy as np
 
 from edge_agent.drivers.sqlite_store import Database, add_counts, put_fact
+from edge_agent.selection import Everything, OneClass, OneSample, Selection
 from edge_agent.values import Ingested
 from learning_core.memory.keep_budget import Running, Threshold
 from learning_core.memory.novelty import NOTHING, Kept
@@ -16,6 +17,7 @@ from learning_core.samples import Batch
 
 ROW_BYTES = 128  # what a row costs besides its arrays, about
 REBASE_ROWS = 256
+ERASING = "erasing"  # the fact that samples were forgotten and their bytes may still be in the file
 
 
 class SqliteMemory:
@@ -100,6 +102,30 @@ class SqliteMemory:
         with self._database.transaction() as db:
             done = db.execute("UPDATE samples SET trained = 1 WHERE trained = 0 AND key <= ?", (newest,))
             add_counts(db, {"trained": done.rowcount})
+
+    def newest(self, count: int) -> list[dict[str, int]]:
+        """The last samples that are kept, without what is in them; the newest at the end."""
+        rows = self._database.rows("SELECT key, condition, taken_at_s FROM samples ORDER BY key DESC LIMIT ?", count)
+        return [dict(zip(("key", "class", "taken_at_s"), row, strict=True)) for row in reversed(rows)]
+
+    def features(self, key: int) -> Array | None:
+        rows = self._database.rows("SELECT features, shape FROM samples WHERE key = ?", key)
+        return _array(*rows[0]) if rows else None
+
+    def forget(self, selection: Selection) -> int:
+        """Delete the selected samples; how many. Their bytes are gone after `Database.erase`, still owed until then."""
+        with self._database.transaction() as db:
+            match selection:
+                case OneSample(key):
+                    done = db.execute("DELETE FROM samples WHERE key = ?", (key,))
+                case OneClass(condition):
+                    done = db.execute("DELETE FROM samples WHERE condition = ?", (condition,))
+                case Everything():
+                    done = db.execute("DELETE FROM samples")
+            gone = done.rowcount
+            put_fact(db, ERASING, True)
+            add_counts(db, {"forgotten": gone})
+        return gone
 
     def base(self) -> str:
         """The digest of the release whose embeddings are stored."""

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -24,6 +26,21 @@ def machine(tmp_path, mirror, stand_in):
     machine.close()
 
 
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """What agents tell the service manager, as it comes in."""
+    words, name = [], str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(name)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        thread = threading.Thread(target=lambda: words.extend(iter(lambda: manager.recv(64).decode(), "")))
+        thread.start()
+        yield words
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.sendto(b"", name)
+        thread.join(5)
+
+
 def serves(version):
     return lambda status: status["release"] is not None and status["release"]["version"] == version
 
@@ -37,7 +54,7 @@ def drop(machine, name, count, seed=0):
     write_atomically(machine.spool / name, encode_tensors(tensors))
 
 
-def test_an_agent_enrols_fetches_serves_ingests_and_stops_cleanly(machine, mirror, tmp_path):
+def test_an_agent_enrols_fetches_serves_ingests_and_stops_cleanly(machine, mirror, tmp_path, told):
     mirror.publish(1)
     drop(machine, "a.safetensors", 20)
     agent = machine.start()
@@ -60,6 +77,9 @@ def test_an_agent_enrols_fetches_serves_ingests_and_stops_cleanly(machine, mirro
     assert time.monotonic() - began < 5
     assert json.loads((machine.state / "status.json").read_text())["samples"]["seen"] == 20
     assert not (machine.state / "agent.sock").exists()
+    assert told.count("READY=1") == told.count("STOPPING=1") == 1
+    assert told.index("READY=1") < told.index("STOPPING=1")
+    assert told.count("WATCHDOG=1") > 5
 
 
 def test_heat_and_a_pause_are_seen_by_the_running_agent_and_a_pause_outlives_it(machine, mirror):

@@ -19,6 +19,7 @@ from edge_agent.values import (
     NotFitted,
     Reason,
 )
+from learning_core.errors import DewfallError
 from learning_core.federation.accountant import Spending, epsilon
 from learning_core.memory.keep_budget import Threshold
 from learning_core.params import norm, scale, subtract
@@ -252,3 +253,11 @@ def test_a_device_without_a_release_has_no_adapter_to_train(tmp_path, stand_in):
     assert device.participant.adapter_shapes() == {}
     assert device.participant.status(StatusQuery("fog-a", 0, "")).release == 0
     device.database.close()
+
+
+def test_while_it_is_kept_idle_a_round_is_declined_and_nobody_else_gets_hold_of_it(device, request_for):
+    with device.participant.idle(0.01):
+        assert device.participant.train(request_for()).reason.startswith("busy")
+        with pytest.raises(DewfallError, match="ask again"), device.participant.idle(0.01):
+            pytest.fail("it was not idle for the second one")
+    assert isinstance(device.participant.train(request_for()), Trained)
