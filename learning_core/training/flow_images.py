@@ -21,9 +21,7 @@ from learning_core.models.weights import as_tensor
 from learning_core.samples import Batch
 from learning_core.training.fitting import Budget, FitState, Loss, Recipe, fit
 
-REHEARSAL_SHARE = (
-    0.5  # of a batch: with half, a device's own candidate passes its golden set; with a quarter, only the fleet's mean
-)
+REHEARSAL_SHARE = 0.5  # of a batch; with a quarter, a device's own candidate does not pass its golden set
 LABEL_ROW_BOOST = 3.0  # label rows start from nothing and go faster
 
 
