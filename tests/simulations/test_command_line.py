@@ -20,7 +20,7 @@ COMMANDS = {
     "fog": ("run", "enroll-token", "status", "ledger", "config"),
     "cloud": ("init", "serve", "enroll-token", "releases", "status", "config"),
     "simulate": ("forgetting",),
-    "bench": ("rounds",),
+    "bench": ("rounds", "continual"),
 }
 WRONG = (
     ("nonsense",),

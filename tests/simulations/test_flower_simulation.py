@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,10 @@ def test_any_client_app_runs_and_nothing_is_left_behind():
     before = threading.active_count()
     run_simulation(lambda _: app, loop, 3)
     assert [message.content["config"]["number"] for message in seen] == [1, 1, 1]
-    assert threading.active_count() == before
+    until = time.monotonic() + 10  # a thread that was told to end may need a moment on a busy machine
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.05)
+    assert threading.active_count() <= before
     assert logging.getLogger("flwr").level == level
 
 
