@@ -10,8 +10,6 @@ from PIL import Image
 from cloud_server.drivers.digits import load_digits, parted
 from learning_core.errors import ConfigError, Malformed
 from learning_core.models.flow_image import FlowImageConfig
-from learning_core.models.judge import train_judge
-from learning_core.models.second_judge import train_second_judge
 from simulations.bench.continual import flow_digits, flow_mnist, omniglot
 from simulations.bench.continual.data_images import (
     FASHION,
@@ -26,12 +24,10 @@ from simulations.bench.continual.data_images import (
 from simulations.bench.continual.image_pages import contact_sheet
 from simulations.bench.continual.image_steps import (
     Protocol,
-    World,
     all_methods,
     by_seed,
-    learned_base,
+    founded,
     only,
-    start_of,
 )
 from simulations.bench.continual.part import Part
 
@@ -56,15 +52,7 @@ def result() -> dict:
     """One seed of the protocol, far too small to learn anything."""
     train, held_out = parted(load_digits(), 0, 0.2)
     few = only(train, range(10))
-    world = World(
-        SMALL,
-        few,
-        held_out,
-        learned_base(SMALL, few, 0),
-        start_of(SMALL, 0),
-        train_judge(few, 10, 0, epochs=1),
-        train_second_judge(few, 10, 0),
-    )
+    world = founded(SMALL, few, held_out, 0, judge_epochs=1)
     found, last = all_methods(world, 0)
     few_steps = flow_digits.few_steps(world, last, 0, num_pairs=20, training_steps=2)
     return found | {"reflow": few_steps, "sheet": contact_sheet(world, last, 0)}

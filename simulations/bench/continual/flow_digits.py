@@ -13,9 +13,7 @@ import torch
 
 from cloud_server.drivers.digits import load_digits, parted
 from learning_core.models.flow_image import FlowImage, FlowImageConfig, flow_image_of
-from learning_core.models.judge import train_judge
 from learning_core.models.reflow import straighten, teacher_pairs
-from learning_core.models.second_judge import train_second_judge
 from learning_core.models.weights import weights_of
 from simulations import report
 from simulations.bench.continual.image_pages import contact_sheet, curves, method_table, sheet_of
@@ -26,10 +24,9 @@ from simulations.bench.continual.image_steps import (
     all_methods,
     by_seed,
     figures_of,
-    learned_base,
+    founded,
     quality,
     seen,
-    start_of,
 )
 from simulations.bench.continual.part import Part, mean_and_spread
 from simulations.report import Claim
@@ -54,15 +51,7 @@ SETTING: dict[str, Any] = asdict(PROTOCOL) | {"reflow": (PAIRS, PAIR_STEPS, STRA
 
 def run_seed(seed: int, data: Path | None) -> dict[str, Any]:  # noqa: ARG001 - every part is asked alike
     train, held_out = parted(load_digits(), seed, 0.2)
-    world = World(
-        PROTOCOL,
-        train,
-        held_out,
-        learned_base(PROTOCOL, train, seed),
-        start_of(PROTOCOL, seed),
-        train_judge(train, 10, seed),
-        train_second_judge(train, 10, seed),
-    )
+    world = founded(PROTOCOL, train, held_out, seed)
     result, last = all_methods(world, seed)
     return result | {"reflow": few_steps(world, last, seed), "sheet": contact_sheet(world, last, seed)}
 

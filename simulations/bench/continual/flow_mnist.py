@@ -12,20 +12,16 @@ from typing import Any
 from cloud_server.drivers.digits import parted
 from learning_core.errors import ConfigError
 from learning_core.models.flow_image import FlowImageConfig
-from learning_core.models.judge import train_judge
-from learning_core.models.second_judge import train_second_judge
 from learning_core.samples import Batch
 from simulations import report
 from simulations.bench.continual.data_images import load_mnist
 from simulations.bench.continual.image_pages import contact_sheet, curves, method_table, sheet_of
 from simulations.bench.continual.image_steps import (
     Protocol,
-    World,
     all_methods,
     by_seed,
     figures_of,
-    learned_base,
-    start_of,
+    founded,
 )
 from simulations.bench.continual.part import Part, mean_and_spread
 from simulations.report import Claim
@@ -58,15 +54,7 @@ def run_seed(seed: int, data: Path | None) -> dict[str, Any]:
 def measured(samples: Batch, seed: int) -> dict[str, Any]:
     """The protocol on any ten classes of such images."""
     train, held_out = parted(samples, seed, 0.2)
-    world = World(
-        PROTOCOL,
-        train,
-        held_out,
-        learned_base(PROTOCOL, train, seed),
-        start_of(PROTOCOL, seed),
-        train_judge(train, 10, seed, JUDGE_EPOCHS),
-        train_second_judge(train, 10, seed),
-    )
+    world = founded(PROTOCOL, train, held_out, seed, JUDGE_EPOCHS)
     result, last = all_methods(world, seed)
     return result | {"sheet": contact_sheet(world, last, seed)}
 

@@ -21,10 +21,10 @@ from learning_core.metrics.stages import (
     forgetting,
 )
 from learning_core.models.flow_image import FlowImage, FlowImageConfig, flow_image_of, generate, new_flow_image
-from learning_core.models.judge import Judge
+from learning_core.models.judge import EPOCHS, Judge, train_judge
 from learning_core.models.lora import build_student, merge, read_adapter, start_factors
 from learning_core.models.pretraining import pretrain
-from learning_core.models.second_judge import SecondJudge
+from learning_core.models.second_judge import SecondJudge, train_second_judge
 from learning_core.models.weights import weights_of
 from learning_core.params import Array, Params
 from learning_core.samples import Batch
@@ -72,15 +72,13 @@ class World:
         return flow_image_of(self.protocol.config, self.weights)
 
 
-def learned_base(protocol: Protocol, train: Batch, seed: int) -> dict[str, Array]:
-    """Weights of a generator that knows the first group."""
+def founded(protocol: Protocol, train: Batch, held_out: Batch, seed: int, judge_epochs: int = EPOCHS) -> World:
+    """A generator that knows the first group, the adapters' start, and the judges."""
     model = new_flow_image(protocol.config, seed)
     pretrain(model, only(train, BASE), protocol.base_steps, protocol.base_rate, seed)
-    return weights_of(model)
-
-
-def start_of(protocol: Protocol, seed: int) -> dict[str, Array]:
-    return start_factors(protocol.config, protocol.rank, seed)
+    start = start_factors(protocol.config, protocol.rank, seed)
+    judges = train_judge(train, len(ALL), seed, judge_epochs), train_second_judge(train, len(ALL), seed)
+    return World(protocol, train, held_out, weights_of(model), start, *judges)
 
 
 def stages(world: World, method: str, seed: int) -> list[FlowImage]:
