@@ -23,7 +23,7 @@ RECIPE = Recipe(steps=120, batch=16, learning_rate=7e-3)
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
+class OwnWriting:
     """How the base is kept: a share of each batch are windows it wrote itself, of which there are `windows`.
 
     `weight`: of the distance from its answers there, in nats a byte, against the surprise at the new text.
@@ -35,7 +35,7 @@ class Rehearsal:
 
 
 def fit_text(
-    model: Language, text: Tensor, recipe: Recipe, state: FitState, steps: int, rehearsal: Rehearsal = Rehearsal()
+    model: Language, text: Tensor, recipe: Recipe, state: FitState, steps: int, rehearsal: OwnWriting = OwnWriting()
 ) -> tuple[FitState, list[float]]:
     """Advance by at most `steps` on a text, [N] ids of more than one context.
 

@@ -22,12 +22,12 @@ from learning_core.models.lora import merge
 from learning_core.models.weights import weights_of
 from learning_core.params import shapes_of
 from learning_core.training.fitting import Recipe, start_state
-from learning_core.training.texts import Rehearsal, fit_text, lesson, own_writing
+from learning_core.training.texts import OwnWriting, fit_text, lesson, own_writing
 
 TINY = LanguageConfig(width=16, depth=1, heads=2, context=8)
 TEXT = b"the dew falls on the fog and the fog falls on the dew. "
 RECIPE = Recipe(steps=6, batch=4, learning_rate=2e-2, seed=3)
-REHEARSAL = Rehearsal(windows=5)
+REHEARSAL = OwnWriting(windows=5)
 
 
 def rng(seed=0):
@@ -143,7 +143,7 @@ def test_keeping_the_base_keeps_it():
     for share in (0.0, 0.5):
         model = build_student(TINY, weights_of(taught), start_factors(TINY, 2, seed=1), 4.0)
         recipe = replace(RECIPE, steps=30, batch=8 if share else 4)  # as much new text
-        fit_text(model, text, recipe, start_state(read_adapter(model)), 30, Rehearsal(20, share))
+        fit_text(model, text, recipe, start_state(read_adapter(model)), 30, OwnWriting(20, share))
         lost.append(bits_per_character(model, other) - bits_per_character(taught, other))
         assert bits_per_character(model, TEXT.upper()) < bits_per_character(taught, TEXT.upper()) - 0.5
     assert lost[1] < 0.7 * lost[0]

@@ -30,7 +30,7 @@ from learning_core.models.language_lora import adapter_weights, build_student, r
 from learning_core.models.language_pretraining import pretrain_language
 from learning_core.models.weights import weights_of
 from learning_core.training.fitting import Budget, Loss, Recipe, fit, start_state
-from learning_core.training.texts import ALPHA, RANK, RECIPE, Rehearsal, fit_text, lesson
+from learning_core.training.texts import ALPHA, RANK, RECIPE, OwnWriting, fit_text, lesson
 from simulations import report
 from simulations.bench.continual.data_shakespeare import Parted, Shakespeare, load_shakespeare
 from simulations.bench.continual.part import Part, mean_and_spread
@@ -41,7 +41,7 @@ NEEDS_DATA = True
 CONFIG = LanguageConfig()
 BASE_STEPS = 600
 LEARNED, KEPT = 8, 8  # windows of a batch for the methods compared with, as in ours: they differ in whose text is kept
-WEIGHT = Rehearsal().weight
+WEIGHT = OwnWriting().weight
 REPLAY_BYTES, SLICE_BYTES = 8192, 2048  # of the base's text, of which naive learning and ours store nothing
 JUDGED_BYTES = 32_768  # of the base's held-out text
 PROMPT_BYTES, WRITTEN_BYTES = 32, 200
@@ -51,7 +51,7 @@ SETTING: dict[str, Any] = {
     "recipe": asdict(RECIPE),
     "rank": RANK,
     "alpha": ALPHA,
-    "rehearsal": asdict(Rehearsal()),
+    "rehearsal": asdict(OwnWriting()),
     "compared": {"learned": LEARNED, "kept": KEPT, "replay_bytes": REPLAY_BYTES, "slice_bytes": SLICE_BYTES},
     "judged_bytes": JUDGED_BYTES,
 }
