@@ -113,7 +113,7 @@ def test_a_report_has_the_three_claims_with_their_intervals(few_features, few_st
     world, rows = small_world()
     tasks = list(DOMAINS.values())
     units = {split: unit(found) for split, found in rows.items()}
-    shared = clinc.trained_heads(world, units, tasks, 0) | clinc.private(world, units) | {"analytic_cpu_s": 1.0}
+    shared = clinc.trained_heads(world, units, tasks, 0) | clinc.private(world, units, 0) | {"analytic_cpu_s": 1.0}
     part = clinc.summarise([clinc.analytic(world, rows, tasks, seed) | shared for seed in (0, 1)], None)
     claims = {claim.id: claim for claim in part.claims}
     assert claims.keys() == {f"continual.clinc.{name}" for name in ("accuracy", "forgetting", "federated_gap")}
