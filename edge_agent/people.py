@@ -22,6 +22,7 @@ from edge_agent.observation import Expected
 from edge_agent.png import png_of
 from edge_agent.selection import Selection
 from edge_agent.status import describe_look
+from edge_agent.values import Decision, Telemetry
 from learning_core.errors import ConfigError, DewfallError, LinkDown
 from protos.state_folder import write_atomically
 
@@ -56,12 +57,17 @@ def write_png(out: Path, payload: bytes, shape: list[int]) -> None:
 
 
 def look_at(root: Path) -> dict[str, Any]:
-    """One look, decided with the default limits as if there were a release and samples to learn from."""
+    """One look, decided with the default limits."""
     if not root.is_dir():
         raise ConfigError(f"there is no folder {root} to look at; / is this device")
-    limits, telemetry = Limits(), SysfsTelemetry(root, deadline_s=LOOK_DEADLINE_S).read()
+    return describe_look(*look(root, Limits()))
+
+
+def look(root: Path, limits: Limits) -> tuple[Telemetry, Decision]:
+    """One look at a device, and what its governor makes of it as if there were a release and samples to learn from."""
+    telemetry = SysfsTelemetry(root, deadline_s=LOOK_DEADLINE_S).read()
     ready = Situation(paused=False, can_learn=True, budget_left=True, release=1, samples=limits.min_samples)
-    return describe_look(telemetry, decide(telemetry, limits, ready))
+    return telemetry, decide(telemetry, limits, ready)
 
 
 def watch_status(socket: Path, console: Console) -> None:

@@ -71,13 +71,18 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
         except OSError:
             draft.unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        settle(path.parent)
     except OSError as error:
         raise _refusal(path.parent, error) from error
+
+
+def settle(folder: Path) -> None:
+    """Returns once the names in a folder are on the disk itself, those removed gone from it. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _refusal(path: Path, error: OSError) -> StateError:

@@ -72,11 +72,12 @@ def examine(config: Path | None = None) -> int:
 def _examine_device(config: Path, table: Table) -> tuple[bool, str]:
     """Add what a device's agent needs to the table; whether something prevents it, and the sensors' readings."""
     from edge_agent.config import AgentSettings  # noqa: PLC0415 - takes time that nobody else needs to wait for
+    from edge_agent.people import look  # noqa: PLC0415
     from protos.settings import load  # noqa: PLC0415
-    from simulations.doctor_device import findings, look, sensors  # noqa: PLC0415
+    from simulations.doctor_device import findings, sensors  # noqa: PLC0415
 
     settings = load(AgentSettings, config, os.environ, "DEWFALL_EDGE")
-    row, readings = sensors(*look(settings))
+    row, readings = sensors(*look(settings.telemetry.root, settings.limits))
     found = [*findings(settings, config, time.time()), row]
     table.add_section()
     for each in found:

@@ -14,14 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edge_agent.config import AgentSettings, Fog
-from edge_agent.drivers.sysfs_telemetry import SysfsTelemetry
-from edge_agent.governor import Situation, decide
 from edge_agent.status import describe_look, look_in_words
 from edge_agent.values import Action, Decision, Telemetry
 from protos.state_folder import MIN_FREE_BYTES
 
 REACH_WITHIN_S = 3.0
-LOOK_WITHIN_S = 3.0  # a person waits longer than a running agent
 SKEW_S = 300.0  # Flower refuses messages whose sender's clock is further off
 LITTLE_SPACE_BYTES = 256 << 20
 NOT_YET_VALID, EXPIRED = 9, 10  # X509_V_ERR_CERT_*, as OpenSSL numbers them
@@ -145,14 +142,6 @@ def reach(fog: Fog, now_s: float) -> Finding:
         means = f"its clock and this one differ by {apart_s:.0f} s, too much to believe each other; set this one"
         return Finding(what, fog.address, means, prevents=True)
     return Finding(what, fog.address, "answers, and its certificate is the expected one")
-
-
-def look(settings: AgentSettings) -> tuple[Telemetry, Decision]:
-    """One look at the sensors and what its governor would make of it, were there all to learn with."""
-    telemetry = SysfsTelemetry(settings.telemetry.root, LOOK_WITHIN_S).read()
-    limits = settings.limits
-    ready = Situation(paused=False, can_learn=True, budget_left=True, release=1, samples=limits.min_samples)
-    return telemetry, decide(telemetry, limits, ready)
 
 
 def sensors(telemetry: Telemetry, decision: Decision) -> tuple[Finding, str]:

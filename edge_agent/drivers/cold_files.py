@@ -3,14 +3,13 @@
 A deleted file's blocks are free, not overwritten: against somebody who reads the bare flash, encrypt the disk.
 """
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 
 import zstandard
 
 from learning_core.errors import StateError
-from protos.state_folder import write_atomically
+from protos.state_folder import settle, write_atomically
 
 BLOCK = 4096  # what a disk hands out; a sample that takes less is better kept in memory
 SUFFIX = ".zst"
@@ -57,10 +56,6 @@ class ColdFiles:
         try:
             for path in paths:
                 path.unlink(missing_ok=True)
-            folder = os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            settle(self._folder)
         except OSError as error:
             raise StateError(f"{self._folder} cannot be written; make it writable for this user") from error

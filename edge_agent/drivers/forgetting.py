@@ -5,9 +5,7 @@ What it cannot reach: the weights of an adapter that learned from them, and bloc
 
 import hashlib
 import logging
-import os
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.drivers.spool_source import SUFFIX
+from edge_agent.drivers.spool_source import SUFFIX, read_plain
 from edge_agent.drivers.sqlite_memory import ERASING, SqliteMemory
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.selection import Everything, Forgotten, OneClass, OneSample, Selection
 from learning_core.errors import ConfigError, DewfallError, Malformed, StateError
 from learning_core.params import Array
 from protos.codec import MAX_BYTES, decode_tensors, encode_tensors
-from protos.state_folder import StateFolder, write_atomically
+from protos.state_folder import StateFolder, settle, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +82,7 @@ def _sweep(spool: Path, selection: Selection, features: Array | None, memory: Sq
             unread.append(str(path.relative_to(spool)))
     for folder in (spool, spool / "refused"):
         if folder.is_dir():
-            _settle(folder)
+            settle(folder)
     return changed, unread
 
 
@@ -101,7 +99,7 @@ def _without(path: Path, selection: Selection, features: Array | None, memory: S
     if isinstance(selection, Everything):
         _remove(path, memory)
         return True
-    data = _read(path)
+    data = read_plain(path, MAX_BYTES)
     try:
         tensors = decode_tensors(data)
         gone = _selected(tensors, selection, features)
@@ -136,29 +134,6 @@ def _selected(
     return np.array([row.tobytes() == wanted for row in rows], bool)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise Malformed(f"{path.name} cannot be read ({error.strerror})") from error
-    with os.fdopen(handle, "rb") as file:
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode) or about.st_size > MAX_BYTES:
-            raise Malformed(f"{path.name} is not a plain file of at most {MAX_BYTES} bytes")
-        return file.read()
-
-
 def _remove(path: Path, memory: SqliteMemory) -> None:
     path.unlink()
     memory.forget_arrival(path.name)
-
-
-def _settle(folder: Path) -> None:
-    """Returns once removed names are gone from the disk itself."""
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

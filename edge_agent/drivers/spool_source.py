@@ -45,11 +45,9 @@ class SpoolSource:
     def load(self, name: str, sample_shape: tuple[int, ...], num_conditions: int) -> Arrival | None:
         """One file, None when somebody took it away. Raises Malformed."""
         try:
-            data = self._read(self._folder / name)
+            data = read_plain(self._folder / name, self._max_file_bytes)
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise Malformed(f"the file cannot be read ({error.strerror})") from error
         tensors = decode_tensors(data, self._max_file_bytes)
         batch = _batch(tensors, sample_shape, num_conditions)
         taken_at_s = tensors.get("taken_at_s", np.full(len(batch), int(time.time()), np.int64))
@@ -73,15 +71,22 @@ class SpoolSource:
         except OSError:
             self._stuck.add(name)
 
-    def _read(self, path: Path) -> bytes:
+
+def read_plain(path: Path, max_bytes: int) -> bytes:
+    """A file that any program may have put there. Raises FileNotFoundError when it is gone, and Malformed."""
+    try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)  # a pipe must not hold us
         with os.fdopen(handle, "rb") as file:
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
                 raise Malformed("it is not a plain file")
-            if about.st_size > self._max_file_bytes:
-                raise Malformed(f"it takes {about.st_size} bytes, more than the {self._max_file_bytes} allowed")
-            return file.read(self._max_file_bytes)
+            if about.st_size > max_bytes:
+                raise Malformed(f"it takes {about.st_size} bytes, more than the {max_bytes} allowed")
+            return file.read(max_bytes)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Malformed(f"the file cannot be read ({error.strerror})") from error
 
 
 def _is_whole(name: str) -> bool:

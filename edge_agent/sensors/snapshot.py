@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from edge_agent.values import Quality, Reading
 
+_WHOLE = 1 << 63
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -23,7 +25,7 @@ class Snapshot:
 
     def whole(self, file: str) -> int | None:
         try:
-            return int(self.texts[file])
+            return parse_whole(self.texts[file])
         except (KeyError, ValueError):
             return None
 
@@ -38,6 +40,14 @@ class Snapshot:
             return unknown(unit, Quality.IMPLAUSIBLE, f"{self.place}/{file}")
         quality = self.quality if self.quality is Quality.DENIED else Quality.ABSENT
         return unknown(unit, quality, f"{self.place}/{file}")
+
+
+def parse_whole(text: str) -> int:
+    """A whole number as kernels write them, in 64 bits. Raises ValueError."""
+    value = int(text)
+    if not -_WHOLE <= value < _WHOLE:
+        raise ValueError("no kernel counts that far")
+    return value
 
 
 def unknown(unit: str, quality: Quality, source: str) -> Reading:

@@ -7,7 +7,7 @@ by their type and monitoring chips by their name, never by their number; trips a
 import re
 from collections.abc import Sequence
 
-from edge_agent.sensors.snapshot import Snapshot, known, unknown, worst
+from edge_agent.sensors.snapshot import Snapshot, known, parse_whole, unknown, worst
 from edge_agent.values import Quality, Reading
 
 THERMAL = "sys/class/thermal"
@@ -26,7 +26,7 @@ def parse_millidegrees(text: str) -> float:
 
     Jetson reports -256000 for a rail that is off, others 0 or numbers no chip survives.
     """
-    value = int(text.strip()) / 1000
+    value = parse_whole(text) / 1000
     if value == 0 or not _COLDEST_C < value < _HOTTEST_C:
         raise ValueError(f"no chip has {value} °C")
     return value

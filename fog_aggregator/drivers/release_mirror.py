@@ -26,7 +26,7 @@ from protos.release import (
     verify_manifest,
     verify_release,
 )
-from protos.state_folder import write_atomically
+from protos.state_folder import settle, write_atomically
 
 log = logging.getLogger("dewfall.fog")
 _KEPT = 2  # a device may still be fetching the release before the newest
@@ -78,7 +78,7 @@ class ReleaseMirror:
             target = self._folder / str(release.version)
             shutil.rmtree(target, ignore_errors=True)  # damaged, or it would have been found at the start
             draft.rename(target)
-            _sync(self._folder)
+            settle(self._folder)
         except OSError as error:
             raise StateError(f"{self._folder} cannot be written ({error.strerror}); check the disk it is on") from error
         self._show(target)
@@ -148,11 +148,3 @@ def _fetch_file(path: Path, version: int, expected: FileSum, cloud: Cloud) -> No
     except Tampered:
         path.unlink()
         raise
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,7 +4,7 @@ Any Hugging Face encoder, built from the bytes of its folder, or a plain `nn.Mod
 pooling and unit length make cosine similarity the natural distance: Reimers and Gurevych 2019 (arXiv:1908.10084).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,15 +87,20 @@ def batch_of(tokens: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Ten
     return ids, mask
 
 
-@torch.no_grad()
-def embed(encoder: Encoder, texts: Sequence[str], pooling: Pooling = mean_pool, piece: int = 64) -> Array:
-    """One row for each text, in their order: [N, d]. Texts of like length go together, so little is padded."""
-    tokens = encoder.tokenize(texts)
-    order = sorted(range(len(texts)), key=lambda index: len(tokens[index]))
-    rows: dict[int, Array] = {}
+def batches(tokens: Sequence[Sequence[int]], padding: int, piece: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """All texts, `piece` at once: (which they are, ids [B, T], mask [B, T]). Like lengths together pad little."""
+    order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
     for start in range(0, len(order), piece):
         chosen = order[start : start + piece]
-        ids, mask = batch_of([tokens[index] for index in chosen], encoder.padding)
+        yield chosen, *batch_of([tokens[index] for index in chosen], padding)
+
+
+@torch.no_grad()
+def embed(encoder: Encoder, texts: Sequence[str], pooling: Pooling = mean_pool, piece: int = 64) -> Array:
+    """One row for each text, in their order: [N, d]."""
+    tokens = encoder.tokenize(texts)
+    rows: dict[int, Array] = {}
+    for chosen, ids, mask in batches(tokens, encoder.padding, piece):
         pooled = pooling(encoder.states(ids, mask), mask)
         rows |= dict(zip(chosen, pooled.numpy().astype(np.float32), strict=True))
     return np.stack([rows[index] for index in range(len(texts))]) if rows else np.zeros((0, 0), np.float32)

@@ -14,13 +14,14 @@ import torch.nn.functional as F  # noqa: N812 - the name everyone knows it by
 from torch import Generator, Tensor, nn
 
 from learning_core.errors import ConfigError
-from learning_core.models.weights import load_weights
+from learning_core.models.blocks import MLP_RATIO, block_shapes
+from learning_core.models.weights import load_weights, seeded
 from learning_core.params import Params
 
-MLP_RATIO = 4
 LABEL_DROPOUT = 0.1  # share of samples shown without their label, so that guidance has something to guide away from
 TIME_SCALE = 1000.0
 LONGEST_PERIOD = 10_000.0
+AT_ONCE = 500  # images in one piece
 EMBED_TIME = 0.5  # half way: of an almost clean image (0.9) the features say more of its pixels, less of its class
 
 
@@ -137,22 +138,14 @@ class FlowImage(nn.Module):
 def linear_shapes(config: FlowImageConfig) -> dict[str, tuple[int, int]]:
     """The linear layers by path with their (out, in) sizes, but for the two that touch pixels."""
     width = config.width
-    block = {
-        "qkv": (3 * width, width),
-        "proj": (width, width),
-        "fc1": (MLP_RATIO * width, width),
-        "fc2": (width, MLP_RATIO * width),
-    }
-    shapes = {f"blocks.{index}.{name}": size for index in range(config.depth) for name, size in block.items()}
     square = (width, width)
-    return shapes | {"ada": (6 * width, width), "adao": (2 * width, width), "tm.0": square, "tm.2": square}
+    modulation = {"ada": (6 * width, width), "adao": (2 * width, width), "tm.0": square, "tm.2": square}
+    return block_shapes(width, config.depth) | modulation
 
 
 def new_flow_image(config: FlowImageConfig, seed: int) -> FlowImage:
     """An untrained model; equal seeds give equal weights, and the global random state is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return FlowImage(config)
+    return seeded(lambda: FlowImage(config), seed)
 
 
 def flow_image_of(config: FlowImageConfig, weights: Params) -> FlowImage:
@@ -215,6 +208,12 @@ def generate(model: FlowImage, noise: Tensor, conditions: Tensor, steps: int, gu
             velocity = torch.lerp(without, with_label, guidance)
         x = x + velocity / steps
     return x
+
+
+def generate_in_pieces(model: FlowImage, noise: Tensor, conditions: Tensor, steps: int, guidance: float) -> Tensor:
+    """The same for any number of images: no more memory than some hundreds of them take."""
+    pieces = zip(torch.split(noise, AT_ONCE), torch.split(conditions, AT_ONCE), strict=True)
+    return torch.cat([generate(model, z, y, steps, guidance) for z, y in pieces])
 
 
 def modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from learning_core.errors import Malformed
+from learning_core.models.weights import seeded
 
 CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", ".safetensors"
 
@@ -39,9 +39,7 @@ def read_folder(files: Mapping[str, bytes], build: Callable[..., nn.Module], wha
         raise Malformed(f"the {what}'s weights have to be in .safetensors files; convert them first")
     try:
         config = AutoConfig.for_model(**json.loads(files[CONFIG]))
-        with torch.random.fork_rng(devices=[]):  # building draws weights, which are replaced at once
-            torch.manual_seed(0)
-            module = build(config, trust_remote_code=False)
+        module = seeded(lambda: build(config, trust_remote_code=False), 0)  # with weights that are replaced at once
         weights = {name: value for file in files if file.endswith(WEIGHTS) for name, value in load(files[file]).items()}
     except Exception as error:  # a config of sizes that make no sense fails anywhere in transformers, as anything
         raise Malformed(f"the {what}'s files cannot be read: {error}") from error

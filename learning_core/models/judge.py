@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor, nn
 
-from learning_core.models.weights import as_tensor
+from learning_core.models.weights import as_tensor, seeded
 from learning_core.samples import Batch
 
 FEATURES = 64
@@ -46,9 +46,7 @@ def train_judge(samples: Batch, num_conditions: int, seed: int, epochs: int = EP
     """
     images, labels = as_tensor(samples.features), torch.tensor(samples.conditions)
     generator = Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        judge = Judge(images.shape[1], images.shape[2], num_conditions)
+    judge = seeded(lambda: Judge(images.shape[1], images.shape[2], num_conditions), seed)
     steps = epochs * -(-len(labels) // BATCH)
     optimizer = torch.optim.AdamW(judge.parameters(), LEARNING_RATE, weight_decay=1e-2, fused=True)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)

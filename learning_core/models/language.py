@@ -15,12 +15,12 @@ import torch.nn.functional as F  # noqa: N812 - the name everyone knows it by
 from torch import Generator, Tensor, nn
 
 from learning_core.errors import ConfigError
+from learning_core.models.blocks import MLP_RATIO, block_shapes
 from learning_core.models.lora import AdaptedLinear
-from learning_core.models.weights import load_weights
+from learning_core.models.weights import load_weights, seeded
 from learning_core.params import Params
 
 BYTES = 256
-MLP_RATIO = 4
 ROWS_AT_ONCE = 32  # windows judged together; bounds memory, changes nothing else
 
 KeyValue = tuple[Tensor, Tensor]  # what a block remembers of the ids so far, [B, heads, T, d / heads] each
@@ -139,28 +139,14 @@ class Language(nn.Module):
         return self.hidden(ids).mean(dim=1)
 
 
-def block_shapes(config: LanguageConfig) -> dict[str, tuple[int, int]]:
-    """The linear layers inside the blocks, by path, with their (out, in) sizes."""
-    width = config.width
-    block = {
-        "qkv": (3 * width, width),
-        "proj": (width, width),
-        "fc1": (MLP_RATIO * width, width),
-        "fc2": (width, MLP_RATIO * width),
-    }
-    return {f"blocks.{index}.{name}": size for index in range(config.depth) for name, size in block.items()}
-
-
 def linear_shapes(config: LanguageConfig) -> dict[str, tuple[int, int]]:
     """What adapters attach to: the layers of the blocks, and the head, which is the table of the bytes as well."""
-    return block_shapes(config) | {"head": (BYTES, config.width)}
+    return block_shapes(config.width, config.depth) | {"head": (BYTES, config.width)}
 
 
 def new_language(config: LanguageConfig, seed: int) -> Language:
     """An untrained model; equal seeds give equal weights, and the global random state is left alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Language(config)
+    return seeded(lambda: Language(config), seed)
 
 
 def language_of(config: LanguageConfig, weights: Params) -> Language:

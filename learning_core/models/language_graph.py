@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto
 
-from learning_core.models.language import BYTES, LanguageConfig, attention_bias, block_shapes, linear_shapes
+from learning_core.models.blocks import block_shapes
+from learning_core.models.language import BYTES, LanguageConfig, attention_bias, linear_shapes
 from learning_core.models.onnx_writer import GraphWriter, tensor
 from learning_core.params import Array, Params
 
@@ -36,7 +37,7 @@ def int8_graph(config: LanguageConfig, weights: Params, scale: float) -> ModelPr
 
     Dynamic quantization: the tokens' range is found as they come, so nothing has to be calibrated.
     """
-    layers = {f"{path}.weight" for path in block_shapes(config)}
+    layers = {f"{path}.weight" for path in block_shapes(config.width, config.depth)}
     write = GraphWriter({name: value for name, value in weights.items() if name not in layers})
 
     def linear(path: str, flat: str) -> str:

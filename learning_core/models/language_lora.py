@@ -3,8 +3,8 @@
 from torch import nn
 
 from learning_core.models.language import Language, LanguageConfig, language_of, linear_shapes
-from learning_core.models.lora import attach, attached, copy_exact, frozen_weights, random_factors
-from learning_core.models.weights import as_array
+from learning_core.models.lora import attach, attached, frozen_weights, random_factors
+from learning_core.models.weights import read, write_exact
 from learning_core.params import Array, Params
 
 
@@ -31,12 +31,12 @@ def adapter_weights(model: Language) -> dict[str, nn.Parameter]:
 
 
 def read_adapter(model: Language) -> dict[str, Array]:
-    return {name: as_array(value) for name, value in adapter_weights(model).items()}
+    return read(adapter_weights(model))
 
 
 def write_adapter(model: Language, adapter: Params) -> None:
     """Inverse of `read_adapter`. Raises Malformed when names or shapes differ; then nothing has changed."""
-    copy_exact(adapter_weights(model), adapter)
+    write_exact(adapter_weights(model), adapter)
 
 
 def frozen_base(model: Language) -> Language:

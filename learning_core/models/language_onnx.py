@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from learning_core.errors import DewfallError
-from learning_core.models.language import Language, LanguageConfig, block_shapes, ids_of
+from learning_core.models.blocks import block_shapes
+from learning_core.models.language import Language, LanguageConfig, ids_of
 from learning_core.models.language_graph import int8_graph, language_graph
 from learning_core.models.language_lora import build_student, start_factors
-from learning_core.models.onnx_export import PROBED, Evaluate, adapter_inputs, by_reference, compare
+from learning_core.models.onnx_export import PROBED, Evaluate, adapter_inputs, by_reference, compare, shaken
 from learning_core.models.weights import as_array, weights_of
 from learning_core.params import Array
 
@@ -41,7 +42,7 @@ def export_int8(model: Language, rank: int, alpha: float, probe: bytes, evaluate
     Also where a layer of the base is not an integer product: exporters have been seen to quantize nothing, silently.
     """
     exported = int8_graph(model.config, weights_of(model), alpha / rank)
-    if integer_products(exported) != len(block_shapes(model.config)):
+    if integer_products(exported) != len(block_shapes(model.config.width, model.config.depth)):
         raise DewfallError("the export did not turn every layer of the base to integers; do not release this model")
     data = _checked(exported)
     ids = probe_ids(probe, model.config)
@@ -86,9 +87,4 @@ def _bits(logits: Array, ids: NDArray[np.int64]) -> float:
 def _random_student(model: Language, rank: int, alpha: float) -> Language:
     """The model with an adapter that changes all it can."""
     student = build_student(model.config, weights_of(model), start_factors(model.config, rank, seed=rank), alpha)
-    generator = torch.Generator().manual_seed(rank)
-    with torch.no_grad():
-        for value in student.parameters():
-            if value.requires_grad:
-                value.copy_(0.1 * torch.randn(value.shape, generator=generator))
-    return student
+    return shaken(student, seed=rank)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from torch import Generator, Tensor
 
-from learning_core.models.language import Language, block_shapes, draw_windows, ids_of, language_loss
+from learning_core.models.blocks import block_shapes
+from learning_core.models.language import Language, draw_windows, ids_of, language_loss
 from learning_core.models.pretraining import train_all
 
 
@@ -30,4 +31,4 @@ def pretrain_language(
     def loss(generator: Generator) -> Tensor:
         return language_loss(model, draw_windows(ids, batch, length, generator))
 
-    train_all(model, block_shapes(model.config), loss, steps, learning_rate, seed, on_step)
+    train_all(model, block_shapes(model.config.width, model.config.depth), loss, steps, learning_rate, seed, on_step)

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from learning_core.models.flow_image import FlowImage, FlowImageConfig, flow_image_of, linear_shapes
-from learning_core.models.weights import as_array, as_tensor, weights_of
+from learning_core.models.weights import as_array, as_tensor, read, weights_of, write_exact
 from learning_core.params import Array, Params, check_exact
 
 LABEL_ROWS = "label_rows"
@@ -76,12 +76,14 @@ def start_factors(config: FlowImageConfig, rank: int, seed: int) -> dict[str, Ar
 
 
 def random_factors(layers: Layers, rank: int, seed: int) -> dict[str, Array]:
-    """A factors for linear layers, [r, in] each, uniform as in the reference implementation of LoRA."""
+    """A factors for linear layers, [r, in] each."""
     rng = np.random.default_rng(seed)
-    return {
-        f"{path}.lora_A": rng.uniform(-1.0, 1.0, (rank, size)).astype(np.float32) / np.float32(np.sqrt(size))
-        for path, (_, size) in layers.items()
-    }
+    return {f"{path}.lora_A": random_factor(rng, rank, size) for path, (_, size) in layers.items()}
+
+
+def random_factor(rng: np.random.Generator, rank: int, size: int) -> Array:
+    """One A, [r, in], uniform within 1 / sqrt(in) as in the reference implementation of LoRA."""
+    return rng.uniform(-1.0, 1.0, (rank, size)).astype(np.float32) / np.float32(np.sqrt(size))
 
 
 def attach(model: nn.Module, layers: Layers, start: Params, alpha: float) -> None:
@@ -134,20 +136,12 @@ def attached(model: nn.Module, layers: Layers) -> dict[str, nn.Parameter]:
 
 
 def read_adapter(model: FlowImage) -> dict[str, Array]:
-    return {name: as_array(value) for name, value in adapter_weights(model).items()}
+    return read(adapter_weights(model))
 
 
 def write_adapter(model: FlowImage, adapter: Params) -> None:
     """Inverse of `read_adapter`. Raises Malformed when names or shapes differ; then nothing has changed."""
-    copy_exact(adapter_weights(model), adapter)
-
-
-def copy_exact(present: Mapping[str, Tensor], adapter: Params) -> None:
-    """Put an adapter into the tensors that carry it, in place. Raises Malformed as `write_adapter` does."""
-    check_exact(adapter, {name: tuple(value.shape) for name, value in present.items()}, "adapter")
-    with torch.no_grad():
-        for name, value in present.items():
-            value.copy_(as_tensor(adapter[name]))
+    write_exact(adapter_weights(model), adapter)
 
 
 def merge(model: nn.Module) -> dict[str, Array]:

@@ -17,7 +17,7 @@ from learning_core.models.judge import Judge
 from learning_core.models.lora import AdaptedEmbedding, AdaptedLinear, build_student, start_factors
 from learning_core.models.onnx_graph import LABEL_DELTA, flow_image_graph, judge_graph
 from learning_core.models.onnx_writer import CONSTANT
-from learning_core.models.weights import as_array, as_tensor, weights_of
+from learning_core.models.weights import Module, as_array, as_tensor, weights_of
 from learning_core.params import Array, Params
 from learning_core.samples import Batch
 
@@ -93,11 +93,16 @@ def adapter_inputs(model: nn.Module) -> dict[str, Array]:
 def _random_student(model: FlowImage, rank: int, alpha: float) -> FlowImage:
     """The model with an adapter that changes all it can, label rows included."""
     student = build_student(model.config, weights_of(model), start_factors(model.config, rank, seed=rank), alpha, ())
-    generator = torch.Generator().manual_seed(rank)
-    with torch.no_grad():
-        for value in student.parameters():
-            if value.requires_grad:
-                value.copy_(0.1 * torch.randn(value.shape, generator=generator))
+    return shaken(student, seed=rank)
+
+
+@torch.no_grad()
+def shaken(student: Module, seed: int) -> Module:
+    """Give all that may be trained random values, in place."""
+    generator = torch.Generator().manual_seed(seed)
+    for value in student.parameters():
+        if value.requires_grad:
+            value.copy_(0.1 * torch.randn(value.shape, generator=generator))
     return student
 
 

@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from learning_core.errors import Malformed
-from learning_core.models.weights import as_array, as_tensor
-from learning_core.params import Array, Params, check_exact
+from learning_core.models.lora import random_factor
+from learning_core.models.weights import read, write, write_exact
+from learning_core.params import Array, Params
 
 
 class Learned(Enum):
@@ -52,9 +53,9 @@ class Adapted:
     leaves: Mapping[str, Mapping[str, nn.Parameter]]
 
 
-def factor_shapes(module: nn.Module, plan: Plan) -> dict[str, tuple[int, ...]]:
+def factor_shapes(module: nn.Module, plan: Plan) -> dict[str, tuple[int, int]]:
     """The shapes of both factors of every layer. Raises Malformed when a path is no linear layer."""
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, int]] = {}
     modules = dict(module.named_modules())
     for path in plan.layers:
         layer = modules.get(path)
@@ -70,9 +71,7 @@ def start_factors(module: nn.Module, plan: Plan) -> dict[str, Array]:
     """A, uniform within 1 / sqrt(in) and the same wherever the seed is, and B = 0: an adapter that changes nothing."""
     rng = np.random.default_rng(plan.seed)
     return {
-        name: rng.uniform(-1, 1, shape).astype(np.float32) / np.float32(np.sqrt(shape[1]))
-        if name.endswith("lora_A")
-        else np.zeros(shape, np.float32)
+        name: random_factor(rng, *shape) if name.endswith("lora_A") else np.zeros(shape, np.float32)
         for name, shape in factor_shapes(module, plan).items()
     }
 
@@ -97,7 +96,7 @@ def adapted(module: nn.Module, plans: Mapping[str, Plan]) -> Adapted:
         del module.peft_config  # a note peft leaves for itself; it warns when it meets it again
     found = {name: _factors(module, name, plan) for name, plan in plans.items()}
     for name, factors in found.items():
-        _copy(factors, starts[name])
+        write(factors, starts[name])
     leaves = {
         name: {key: value for key, value in factors.items() if key.endswith(plans[name].learned.value)}
         for name, factors in found.items()
@@ -122,14 +121,12 @@ def activate(both: Adapted, working: Sequence[str], trained: Iterable[str] = ())
 
 
 def read_adapter(both: Adapted, name: str) -> dict[str, Array]:
-    return {key: as_array(leaf) for key, leaf in both.leaves[name].items()}
+    return read(both.leaves[name])
 
 
 def write_adapter(both: Adapted, name: str, adapter: Params) -> None:
     """Inverse of `read_adapter`, quick enough for a loop. Raises Malformed on other names or shapes, changing none."""
-    leaves = both.leaves[name]
-    check_exact(adapter, {key: tuple(leaf.shape) for key, leaf in leaves.items()}, "adapter")
-    _copy(leaves, adapter)
+    write_exact(both.leaves[name], adapter)
 
 
 def resized(factors: Params, rank: int) -> dict[str, Array]:
@@ -168,9 +165,3 @@ def _factors(module: nn.Module, adapter: str, plan: Plan) -> dict[str, nn.Parame
         layer: Any = module.get_submodule(path)
         found |= {f"{path}.lora_A": layer.lora_A[adapter].weight, f"{path}.lora_B": layer.lora_B[adapter].weight}
     return found
-
-
-@torch.no_grad()
-def _copy(leaves: Mapping[str, nn.Parameter], values: Params) -> None:
-    for name, leaf in leaves.items():
-        leaf.copy_(as_tensor(values[name]))

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Generator, Tensor
 
-from learning_core.models.flow_image import FlowImage, FlowPoints, generate, linear_shapes, points_loss
+from learning_core.models.flow_image import FlowImage, FlowPoints, generate_in_pieces, linear_shapes, points_loss
 from learning_core.models.pretraining import train_all
 
-PAIRS_AT_ONCE = 500
 START_SHARE = 0.5  # of a batch, at the very start of the path: that is where a single step is taken
 START = 0.02
 
@@ -32,9 +31,7 @@ def teacher_pairs(teacher: FlowImage, conditions: Tensor, steps: int, guidance: 
     """One pair for each of the conditions [N], by Euler's method; images are kept within -1..1."""
     config = teacher.config
     noise = torch.randn((len(conditions), config.channels, config.side, config.side), generator=generator)
-    pieces = zip(torch.split(noise, PAIRS_AT_ONCE), torch.split(conditions, PAIRS_AT_ONCE), strict=True)
-    images = [generate(teacher, z, y, steps, guidance).clamp(-1, 1) for z, y in pieces]
-    return Pairs(noise, torch.cat([*images, noise[:0]]), conditions)
+    return Pairs(noise, generate_in_pieces(teacher, noise, conditions, steps, guidance).clamp(-1, 1), conditions)
 
 
 def straight_points(pairs: Pairs, generator: Generator) -> FlowPoints:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from learning_core.models.weights import as_array, as_tensor
+from learning_core.models.weights import as_array, as_tensor, read, write
 from learning_core.params import Array, Params
 
 Loss = Callable[[Generator], Tensor]
@@ -149,16 +149,6 @@ def adam_direction(first: Tensor, second: Tensor, step: int) -> Tensor:
 def step_generator(seed: int, step: int) -> Generator:
     """The randomness of one step, whatever ran before it."""
     return Generator().manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]))
-
-
-def read(trained: Mapping[str, Tensor]) -> dict[str, Array]:
-    return {name: as_array(leaf) for name, leaf in trained.items()}
-
-
-@torch.no_grad()
-def write(trained: Mapping[str, Tensor], adapter: Params) -> None:
-    for name, leaf in trained.items():
-        leaf.copy_(as_tensor(adapter[name]))
 
 
 def _rate(recipe: Recipe, step: int) -> float:

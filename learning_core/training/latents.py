@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from learning_core.models.encoder import batch_of
+from learning_core.models.encoder import batches
 from learning_core.params import Array
 from learning_core.training.fitting import Loss
 
@@ -55,12 +55,10 @@ def cached(trunk: Trunk, tokens: Sequence[Sequence[int]], padding: int, piece: i
     """What the trunk makes of every sample, in their order. Raises ValueError when there are none."""
     if not tokens:
         raise ValueError("there is nothing to cache: no samples were given")
-    order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
     found: dict[int, NDArray[np.float16]] = {}
-    for start in range(0, len(order), piece):
-        chosen = order[start : start + piece]
+    for chosen, ids, mask in batches(tokens, padding, piece):
         with np.errstate(over="ignore"):
-            latents = trunk(*batch_of([tokens[index] for index in chosen], padding)).numpy().astype(np.float16)
+            latents = trunk(ids, mask).numpy().astype(np.float16)
         if not np.isfinite(latents).all():
             raise ValueError("what leaves the trunk is beyond float16, 65,504, or no number: cut it elsewhere")
         found |= {index: row[: len(tokens[index])] for index, row in zip(chosen, latents, strict=True)}

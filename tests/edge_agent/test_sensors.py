@@ -6,7 +6,7 @@ import math
 from dataclasses import fields
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_agent.sensors.device import Look, telemetry_of
@@ -198,6 +198,7 @@ PHONE_FIELDS = st.sampled_from(["percentage", "plugged", "status", "temperature"
 PHONE_TEXT = st.one_of(TEXT, st.dictionaries(PHONE_FIELDS, JSON, max_size=6).map(json.dumps), st.just("[" * 16000))
 
 
+@example(parse_millidegrees, "9" * 400)
 @given(st.sampled_from(PARSERS), st.one_of(TEXT, PHONE_TEXT))
 @settings(max_examples=300)
 def test_a_parser_understands_a_text_or_refuses_it(parser, text):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from learning_core.errors import DewfallError, Malformed
 from learning_core.models import peft_door
-from learning_core.models.language import LanguageConfig, block_shapes, new_language
+from learning_core.models.blocks import block_shapes
+from learning_core.models.language import LanguageConfig, new_language
 from learning_core.models.language_graph import LARGEST, quantised
 from learning_core.models.language_lora import build_student, start_factors, write_adapter
 from learning_core.models.language_onnx import export_int8, export_language, integer_products, probe_ids
@@ -114,7 +115,7 @@ def test_two_adapters_fed_as_one_change_every_layer_by_both(exported):
 
 
 def test_two_adapters_in_the_graph_are_both_in_peft(exported):
-    layers = list(block_shapes(SMALL))  # peft cannot adapt a head that is the table as well
+    layers = list(block_shapes(SMALL.width, SMALL.depth))  # peft cannot adapt a head that is the table as well
     plans = {"shared": Plan(layers, rank=2, scale=1.0), "personal": Plan(layers, rank=3, scale=0.5)}
     theirs = peft_door.adapted(trained(), plans)
     parts = {"shared": adapter_inputs(adapted(2, seed=1)), "personal": adapter_inputs(adapted(3, seed=2))}

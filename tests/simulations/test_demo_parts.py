@@ -131,6 +131,15 @@ def test_who_keeps_dying_ends_the_demo_with_its_last_words(tmp_path):
         assert house.members["broken"].restarts == MAX_RESTARTS
 
 
+@pytest.fixture()
+def ctrl_c():
+    """A shell that starts tests in the background lets them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_waits_until_what_was_started_is_entered(tmp_path):
     entered = []
     with Household(tmp_path) as house:

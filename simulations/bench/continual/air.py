@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from simulations import report
 from simulations.bench.continual.data_air import SEASONS, seasons
-from simulations.bench.continual.digits import METRICS, figures_of
+from simulations.bench.continual.digits import metrics_of, metrics_table
 from simulations.bench.continual.part import Part
 from simulations.bench.continual.stream_runs import METHODS, matrix
 
@@ -27,12 +27,9 @@ def run_seed(seed: int, data: Path | None) -> dict[str, Any]:
 
 def summarise(results: Sequence[dict[str, Any]], peers: dict[str, Any] | None) -> Part:  # noqa: ARG001 - there are none
     matrices = {name: [result[name] for result in results] for name in METHODS}
-    metrics = figures_of({"season": matrices})["season"]
-    listed = [
-        [name, *(f"{mean:.3f} ± {high - mean:.3f}" for mean, _, high in row.values())] for name, row in metrics.items()
-    ]
+    metrics = metrics_of(matrices)
     sections = {
-        "accuracy of four levels of PM2.5": report.table(["method", *METRICS], listed),
+        "accuracy of four levels of PM2.5": metrics_table(metrics),
         "spring, while the other seasons are learned": _spring(matrices),
     }
     return Part(NAME, [], {"matrices": matrices, "metrics": metrics}, sections)

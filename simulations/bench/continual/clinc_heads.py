@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from learning_core.methods.experience_replay import der_plus_plus
+from learning_core.models.weights import read
 from learning_core.params import Array
-from learning_core.training.fitting import Budget, Loss, Recipe, fit, read, start_state
+from learning_core.training.fitting import Budget, Loss, Recipe, fit, start_state
 
 STORED_PER_CLASS, ALPHA, BETA = 10, 0.5, 1.0
 SHARPNESS = 16.0  # of logits on embeddings of unit length

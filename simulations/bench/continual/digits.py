@@ -1,7 +1,6 @@
 """Split-digits: five tasks of two digits, an MLP 64-64-10, a memory of 100 samples, each sample seen five times."""
 
 import json
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from learning_core.metrics import stages
 from simulations import report
-from simulations.bench.continual.part import Part, mean_and_spread
+from simulations.bench.continual.part import Part, mean_and_spread, run_peer
 from simulations.bench.continual.stream_memory import HIDDEN, MEMORY, VECTORS
 from simulations.bench.continual.stream_methods import BATCH, DRAWN, REHEARSED
 from simulations.bench.continual.stream_runs import EPOCHS, METHODS, PLAIN_RATE, matrix
@@ -78,19 +77,16 @@ def run_peers(python: Path, seeds: Sequence[int]) -> dict[str, Any] | None:
             "memory": MEMORY,
         }
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        command = [str(python), "-W", "ignore", str(script), str(folder / "request.json"), str(folder / "answer.json")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            if "ModuleNotFoundError" in done.stderr:
-                return None
-            raise RuntimeError(f"Avalanche failed: {done.stderr[-500:]}")
+        if not run_peer(python, "avalanche", script, folder / "request.json", folder / "answer.json"):
+            return None
         answer: dict[str, Any] = json.loads((folder / "answer.json").read_bytes())
         return answer
 
 
 def summarise(results: Sequence[dict[str, Any]], peers: dict[str, Any] | None) -> Part:
-    ours = _by_method(results, "class")
-    rows = figures_of({setting: _by_method(results, setting) for setting in SETTINGS})
+    matrices = {setting: _by_method(results, setting) for setting in SETTINGS}
+    rows = {setting: metrics_of(methods) for setting, methods in matrices.items()}
+    ours = matrices["class"]
     final = [final_accuracy(r) for r in ours[OURS]]
     mean, low, high = mean_and_spread(final)
     claims = [
@@ -105,7 +101,7 @@ def summarise(results: Sequence[dict[str, Any]], peers: dict[str, Any] | None) -
             high,
         )
     ]
-    figures: dict[str, Any] = {"matrices": {s: _by_method(results, s) for s in SETTINGS}, "metrics": rows}
+    figures: dict[str, Any] = {"matrices": matrices, "metrics": rows}
     bars = {f"{name} (ours)": [final_accuracy(r) for r in rs] for name, rs in ours.items()}
     if peers:
         finals = {name: [final_accuracy(r) for r in rs] for name, rs in peers.items()}
@@ -127,23 +123,24 @@ def summarise(results: Sequence[dict[str, Any]], peers: dict[str, Any] | None) -
         bars |= {f"{name} (Avalanche)": values for name, values in finals.items()}
     sections = {"accuracy after five tasks, one head of ten": f"<p>{CONDITIONS}</p>{_bars(bars)}"}
     for setting in SETTINGS:
-        listed = [
-            [name, *(f"{m:.3f} ± {(h - m):.3f}" for m, _, h in row.values())] for name, row in rows[setting].items()
-        ]
-        sections[f"{setting}-incremental"] = report.table(["method", *METRICS], listed)
+        sections[f"{setting}-incremental"] = metrics_table(rows[setting])
     return Part(NAME, claims, figures, sections)
 
 
-def figures_of(matrices: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """(mean, low, high) of each metric by setting and method."""
+def metrics_of(methods: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
+    """(mean, low, high) of each metric by method, from the matrices R of every seed."""
     return {
-        setting: {
-            name: {metric: mean_and_spread([f(np.array(r)) for r in rs]) for metric, f in METRICS.items()}
-            for name, rs in methods.items()
-            if len(rs[0]) > 2  # joint training has one stage only
-        }
-        for setting, methods in matrices.items()
+        name: {metric: mean_and_spread([f(np.array(r)) for r in rs]) for metric, f in METRICS.items()}
+        for name, rs in methods.items()
+        if len(rs[0]) > 2  # joint training has one stage only
     }
+
+
+def metrics_table(metrics: dict[str, dict[str, Any]]) -> str:
+    listed = [
+        [name, *(f"{mean:.3f} ± {high - mean:.3f}" for mean, _, high in row.values())] for name, row in metrics.items()
+    ]
+    return report.table(["method", *METRICS], listed)
 
 
 def final_accuracy(r: list[list[float]]) -> float:

@@ -5,7 +5,6 @@ kind of stationary stream, over all seeds, are admitted, and the quickest of the
 """
 
 import json
-import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,7 +18,7 @@ from learning_core.memory import adwin, page_hinkley
 from learning_core.memory.drift import shift
 from simulations import report
 from simulations.bench.continual.drift_streams import drifting, outcome, stationary
-from simulations.bench.continual.part import Part
+from simulations.bench.continual.part import Part, run_peer
 from simulations.report import Claim
 
 NAME = "drift"
@@ -80,8 +79,6 @@ def windowed(rule: adwin.Rule) -> Callable[[float], bool]:
 
 def run_peers(python: Path, seeds: Sequence[int]) -> dict[str, Any] | None:
     """The same streams through river, in its own environment: one result a seed; None where it is not installed."""
-    if subprocess.run([python, "-c", "import river"], capture_output=True, check=False).returncode:
-        return None
     answers = []
     for seed in seeds:
         with tempfile.TemporaryDirectory(prefix="drift-") as folder:
@@ -91,7 +88,8 @@ def run_peers(python: Path, seeds: Sequence[int]) -> dict[str, Any] | None:
             np.savez(Path(folder) / "streams.npz", **(arrays | {"changes": changes}), allow_pickle=False)
             request = SETTING["river"] | {"after": SETTING["drifting"]["after"]}
             (Path(folder) / "request.json").write_text(json.dumps(request))
-            subprocess.run([python, SCRIPT, folder], check=True, capture_output=True)
+            if not run_peer(python, "river", SCRIPT, Path(folder)):
+                return None
             answers.append(json.loads((Path(folder) / "answer.json").read_text()))
     return {"seeds": [{PEER: answer} for answer in answers]}
 

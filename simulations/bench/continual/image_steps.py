@@ -20,7 +20,13 @@ from learning_core.metrics.stages import (
     backward_transfer,
     forgetting,
 )
-from learning_core.models.flow_image import FlowImage, FlowImageConfig, flow_image_of, generate, new_flow_image
+from learning_core.models.flow_image import (
+    FlowImage,
+    FlowImageConfig,
+    flow_image_of,
+    generate_in_pieces,
+    new_flow_image,
+)
 from learning_core.models.judge import EPOCHS, Judge, train_judge
 from learning_core.models.lora import build_student, merge, read_adapter, start_factors
 from learning_core.models.pretraining import pretrain
@@ -123,8 +129,7 @@ def drawn(model: FlowImage, asked: Tensor, guidance: float, steps: int, seed: in
     """Images [N, C, H, W] of the conditions asked for; equal seeds give every model equal noise."""
     config = model.config
     noise = torch.randn(len(asked), config.channels, config.side, config.side, generator=Generator().manual_seed(seed))
-    pieces = zip(torch.split(noise, AT_ONCE), torch.split(asked, AT_ONCE), strict=True)
-    return torch.cat([generate(model, z, y, steps, guidance) for z, y in pieces]).numpy()
+    return generate_in_pieces(model, noise, asked, steps, guidance).numpy()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from torch import Generator, Tensor, nn
 from learning_core.models.encoder import batch_of, token_mean
 from learning_core.models.encoder_split import split, upper_projections
 from learning_core.models.peft_door import Plan, adapted
-from learning_core.training.fitting import Budget, FitState, Loss, Recipe, fit, read, start_state, write
+from learning_core.models.weights import read, write
+from learning_core.training.fitting import Budget, FitState, Loss, Recipe, fit, start_state
 from learning_core.training.latents import (
     Answer,
     Batching,

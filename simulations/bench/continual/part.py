@@ -1,5 +1,6 @@
 """What each part of the proof hands in, and the figures' spread over seeds."""
 
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,21 @@ class PartModule(Protocol):
     def run_seed(self, seed: int, data: Path | None) -> dict[str, Any]: ...
 
     def summarise(self, results: Sequence[dict[str, Any]], peers: dict[str, Any] | None) -> Part: ...
+
+
+def run_peer(python: Path, package: str, script: Path, *arguments: Path) -> bool:
+    """Run a script with a peer's Python, without its warnings; False where the peer is not installed there.
+
+    Raises RuntimeError with what it said last when it fails.
+    """
+    look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({package!r}) is None)"
+    if subprocess.run([python, "-c", look], capture_output=True, check=False).returncode:
+        return False
+    command: list[str | Path] = [python, "-W", "ignore", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{package} failed: {done.stderr[-500:]}")
+    return True
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float, float]:

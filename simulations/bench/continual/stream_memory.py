@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from learning_core.memory.replay import Place, evictions
 from learning_core.methods import ewc
 from learning_core.methods.condensed_replay import Condensed, condense
+from learning_core.models.weights import seeded
 from simulations.bench.continual.streams import Task
 
 HIDDEN, MEMORY = 64, 100
@@ -20,9 +21,8 @@ class Net(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, seed: int) -> None:
         super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.layers = nn.Sequential(nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
+        sizes = (inputs, HIDDEN), (HIDDEN, outputs)
+        self.layers = seeded(lambda: nn.Sequential(nn.Linear(*sizes[0]), nn.ReLU(), nn.Linear(*sizes[1])), seed)
         self.mask = torch.full((outputs,), 0.0)
 
     def forward(self, x: Tensor) -> Tensor:

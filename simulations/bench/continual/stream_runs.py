@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from learning_core.memory.curriculum import Curriculum, allowed, rate_factor, stage_at
-from learning_core.training.fitting import Budget, Recipe, fit, read, start_state
+from learning_core.models.weights import read
+from learning_core.training.fitting import Budget, Recipe, fit, start_state
 from simulations.bench.continual import stream_methods as methods
 from simulations.bench.continual.stream_memory import Net, Past, classes_of, remember
 from simulations.bench.continual.stream_methods import BATCH, Method
