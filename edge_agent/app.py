@@ -9,7 +9,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from edge_agent.drivers.sqlite_store import Database
 from edge_agent.drivers.sysfs_telemetry import SysfsTelemetry
 from edge_agent.governor import Situation
 from edge_agent.ingest import take_in
+from edge_agent.loops import Loops
 from edge_agent.operations import governing, keeping, operations
 from edge_agent.participation import Participant
 from edge_agent.selection import Forgotten, Selection
@@ -49,7 +50,6 @@ from protos.state_folder import StateFolder, write_atomically
 log = logging.getLogger(__name__)
 STATUS_EVERY_S = 5.0
 STOP_WITHIN_S = 3.5
-RETRY_S = 1.0
 IDLE_WITHIN_S = 60.0  # a learner that is to stop does so at once; a check of what it learned takes longer
 ASK_EVERY_S = 3.0  # for a first release, while there is none
 BOTH_WAYS = 2 * 4  # bytes a round moves for each parameter: float32, to the device and back
@@ -113,16 +113,12 @@ class Agent:
         door = ControlSocket(self._settings.socket, self._operations())
         self._watch.look()
         source = self._settings.source
-        loops: dict[str, Callable[[], None]] = {
-            "watch": lambda: self._repeat(self._look, self._settings.telemetry.interval_s),
-            "ingest": lambda: self._repeat(self._ingest, source.interval_s, INGEST_NICENESS),
-            "release": lambda: self._repeat(self._renew, 0.0),
-            "status": lambda: self._repeat(self._write_status, STATUS_EVERY_S),
-            "link": lambda: self._repeat(self._talk, 0.0),
-        }
-        threads = [threading.Thread(target=loop, name=name, daemon=True) for name, loop in loops.items()]
-        for thread in threads:
-            thread.start()
+        loops = Loops(self.stop)
+        loops.start("watch", self._look, self._settings.telemetry.interval_s)
+        loops.start("ingest", self._ingest, source.interval_s, INGEST_NICENESS)
+        loops.start("release", self._renew)
+        loops.start("status", self._write_status, STATUS_EVERY_S)
+        loops.start("link", self._talk)
         log.info("%s runs; its state is in %s", self._settings.name, self._settings.state)
         tell_service_manager(READY)
         self.stop.wait()
@@ -130,9 +126,7 @@ class Agent:
         door.close()
         self._learner.close()
         self._upgrade.news.set()
-        until = time.monotonic() + STOP_WITHIN_S
-        for thread in threads:
-            thread.join(timeout=max(0.0, until - time.monotonic()))
+        loops.join(STOP_WITHIN_S)
         with contextlib.suppress(DewfallError):
             self._write_status()
         self.close()
@@ -266,23 +260,6 @@ class Agent:
     def _write_status(self) -> None:
         text = json.dumps(self.status(), indent=1, allow_nan=False)
         write_atomically(self._settings.state / "status.json", text.encode())
-
-    def _repeat(self, step: Callable[[], None], pause_s: float, niceness: int = 0) -> None:
-        """A step again and again; its failure is said once and does not end the agent."""
-        if niceness:
-            with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)  # of this thread alone
-        trouble = ""
-        while not self.stop.is_set():
-            try:
-                step()
-                trouble = ""
-            except Exception as error:
-                if str(error) != trouble:
-                    log.warning("%s", error, exc_info=not isinstance(error, DewfallError))
-                trouble = str(error)
-                self.stop.wait(RETRY_S)
-            self.stop.wait(pause_s)
 
 
 def _today() -> datetime.date:

@@ -131,7 +131,7 @@ def test_who_keeps_dying_ends_the_demo_with_its_last_words(tmp_path):
         assert house.members["broken"].restarts == MAX_RESTARTS
 
 
-@pytest.fixture()
+@pytest.fixture
 def ctrl_c():
     """A shell that starts tests in the background lets them ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
