@@ -6,16 +6,25 @@ What it cannot reach: the weights of an adapter that learned from them, and bloc
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.drivers.spool_source import SUFFIX, read_plain
-from edge_agent.drivers.sqlite_memory import ERASING, SqliteMemory
+from edge_agent.drivers.going_back import forget_personal
+from edge_agent.drivers.plain_files import read_plain
+from edge_agent.drivers.set_aside import REASON, REFUSED, UNSURE
+from edge_agent.drivers.spool_source import KNOWN, SUFFIX, normalised, one_image, raw_samples
+from edge_agent.drivers.sqlite_memory import SqliteMemory
 from edge_agent.drivers.sqlite_store import Database
+from edge_agent.drivers.sqlite_vital import ERASING
+from edge_agent.normalise.image_files import SUFFIXES
+from edge_agent.normalise.pictures import Span
+from edge_agent.normalise.wanted import Conversions
 from edge_agent.selection import Everything, Forgotten, OneClass, OneSample, Selection
 from learning_core.errors import ConfigError, DewfallError, Malformed, StateError
 from learning_core.params import Array
@@ -25,7 +34,9 @@ from protos.state_folder import StateFolder, settle, write_atomically
 log = logging.getLogger(__name__)
 
 
-def forget(selection: Selection, state: Path, spool: Path, database: Database) -> Forgotten:
+def forget(
+    selection: Selection, state: Path, spool: Path, database: Database, conversions: Conversions = Conversions()
+) -> Forgotten:
     """Files first, so that nothing comes back from them. Nobody else may use the state meanwhile.
 
     Killed at any moment, it has done a part, and `finish_forgetting` or the same call again does the rest. Raises
@@ -36,9 +47,12 @@ def forget(selection: Selection, state: Path, spool: Path, database: Database) -
     if isinstance(selection, OneSample) and features is None:
         raise DewfallError(f"no sample {selection.key} is kept; `samples` lists the keys of those that are")
     try:
-        changed, unread = _sweep(spool, selection, features, memory)
-        if (state / "learning").exists():
-            shutil.rmtree(state / "learning")
+        changed, unread = _sweep(spool, selection, features, memory, conversions)
+        for jobs in ("learning", "offload", "personal"):
+            if (state / jobs).exists():
+                shutil.rmtree(state / jobs)
+        if isinstance(selection, Everything):
+            forget_personal(state, database)
     except OSError as error:
         text = f"{error.filename} cannot be removed ({error.strerror}); make it writable and ask again"
         raise StateError(text) from error
@@ -62,78 +76,118 @@ def resume_forgetting(database: Database) -> None:
         log.warning("traces of forgotten samples are still on the disk: %s", error)
 
 
-def forget_without_agent(selection: Selection, state: Path, spool: Path) -> Forgotten:
+def forget_without_agent(
+    selection: Selection, state: Path, spool: Path, conversions: Conversions = Conversions()
+) -> Forgotten:
     """The same on the state of an agent that does not run. Raises DewfallError."""
     if not (state / "agent.db").is_file():
         raise ConfigError(f"there is no agent's state in {state}; name the folder that holds agent.db")
     with StateFolder.open(state), closing(Database(state / "agent.db")) as database:
-        return forget(selection, state, spool, database)
+        return forget(selection, state, spool, database, conversions)
 
 
-def _sweep(spool: Path, selection: Selection, features: Array | None, memory: SqliteMemory) -> tuple[int, list[str]]:
-    """How many files of the spool were changed or removed, and which cannot be told."""
+def _sweep(
+    spool: Path, selection: Selection, features: Array | None, memory: SqliteMemory, conversions: Conversions
+) -> tuple[int, list[str]]:
+    """How many files of the spool were changed or removed, and which may hold more and do not let one tell."""
     changed, unread = 0, []
-    for path in _files(spool, drafts=isinstance(selection, Everything)):
+    for path in _files(spool, everything=isinstance(selection, Everything)):
         try:
-            changed += _without(path, selection, features, memory)
+            did, is_told = _without(path, selection, features, memory, conversions)
         except FileNotFoundError:
             continue  # whoever put it there has taken it away
         except Malformed:
-            unread.append(str(path.relative_to(spool)))
-    for folder in (spool, spool / "refused"):
+            did, is_told = False, False
+        changed += did
+        unread += [] if is_told else [str(path.relative_to(spool))]
+    for folder in _folders(spool):
         if folder.is_dir():
             settle(folder)
     return changed, unread
 
 
-def _files(spool: Path, drafts: bool) -> Iterator[Path]:
-    """What waits and what was refused; a draft belongs to whoever writes it, until all is to go."""
-    for folder in (spool, spool / "refused"):
-        yield from sorted(path for path in folder.glob(f"*{SUFFIX}") if not path.is_dir())
-        if drafts:
-            yield from sorted(folder.glob(f".*{SUFFIX}.draft"))
+def _folders(spool: Path) -> tuple[Path, ...]:
+    """A link in the place of one leads out of the spool, and nothing of ours is there."""
+    return spool, *(folder for folder in (spool / REFUSED, spool / UNSURE) if not folder.is_symlink())
 
 
-def _without(path: Path, selection: Selection, features: Array | None, memory: SqliteMemory) -> bool:
-    """Leave in a file only what is not to be forgotten; whether that changed it. Raises Malformed."""
+def _files(spool: Path, everything: bool) -> Iterator[Path]:
+    """What waits and what was set aside; a draft belongs to whoever writes it, until all is to go."""
+    for folder in _folders(spool):
+        for path in sorted(folder.glob("*")):
+            is_draft = path.name.startswith(".")
+            is_ours = folder != spool or path.name.endswith((SUFFIX, *SUFFIXES, f"{SUFFIX}.draft"))
+            if is_ours and not path.is_dir() and path.suffix != REASON and (everything or not is_draft):
+                yield path
+
+
+def _without(
+    path: Path, selection: Selection, features: Array | None, memory: SqliteMemory, conversions: Conversions
+) -> tuple[bool, bool]:
+    """Leave in a file only what is not to be forgotten; whether that changed it, and whether all of it can be told.
+
+    Raises Malformed.
+    """
     if isinstance(selection, Everything):
         _remove(path, memory)
-        return True
+        return True, True
     data = read_plain(path, MAX_BYTES)
     try:
-        tensors = decode_tensors(data)
-        gone = _selected(tensors, selection, features)
+        tensors = decode_tensors(data) if path.name.endswith(SUFFIX) else one_image(path.name, data)
+        gone, is_told = _selected(tensors, selection, features, conversions)
     except Malformed:
         if features is None or features.tobytes() not in data:
             raise
         _remove(path, memory)
-        return True
+        return True, True
     if not gone.any():
-        return False
+        return False, is_told
     if gone.all() or memory.knows(path.name, hashlib.sha256(data).hexdigest()):  # taken in: it was to go anyway
         _remove(path, memory)
-        return True
-    count = len(gone)
-    left = {name: value[~gone] if value.shape[:1] == (count,) else value for name, value in tensors.items()}
-    write_atomically(path, encode_tensors(left))
-    return True
+        return True, True
+    write_atomically(path, encode_tensors(_left(tensors, ~gone)))
+    return True, is_told
 
 
 def _selected(
-    tensors: dict[str, NDArray[np.generic]], selection: OneSample | OneClass, features: Array | None
-) -> NDArray[np.bool_]:
-    """[N], which rows of a file are meant. Raises Malformed."""
-    rows, conditions = tensors.get("features"), tensors.get("conditions")
+    tensors: dict[str, NDArray[Any]], selection: OneSample | OneClass, features: Array | None, conversions: Conversions
+) -> tuple[NDArray[np.bool_], bool]:
+    """[N], which samples of a file are meant, and whether that can be told of all of them. Raises Malformed."""
     if isinstance(selection, OneClass):
+        conditions = tensors.get("conditions")
         if conditions is None or conditions.ndim != 1:
             raise Malformed("a file without conditions does not tell which classes it holds")
-        return np.asarray(conditions == selection.condition)
-    if rows is None or rows.ndim == 0:
-        raise Malformed("a file without features does not tell which samples it holds")
-    wanted = features.tobytes() if features is not None else None
-    return np.array([row.tobytes() == wanted for row in rows], bool)
+        return np.asarray(conditions == selection.condition), not (conditions < 0).any()
+    if features is None:
+        raise Malformed("the sample is not kept, so nothing can be compared with it")
+    raws, span = raw_samples({name: value for name, value in tensors.items() if name in KNOWN})
+    spans = (None, *Span) if span is None else (span,)
+    return np.array([_is_it(raw, features, conversions, spans) for raw in raws], bool), True
+
+
+def _is_it(raw: NDArray[Any] | str, features: Array, conversions: Conversions, spans: Iterable[Span | None]) -> bool:
+    """Whether what was sent becomes (a part of) the sample that is kept, however its sender meant it."""
+    if not isinstance(raw, str) and raw.tobytes() == features.tobytes():
+        return True
+    for span in spans:
+        try:
+            rows, _ = normalised([raw], features.shape, replace(conversions, resize=True), span)
+        except Malformed:
+            continue
+        if any(row.tobytes() == features.tobytes() for row in rows):
+            return True
+    return False
+
+
+def _left(tensors: dict[str, NDArray[Any]], rows: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    """A file's tensors with only these of its samples. rows: [N]."""
+    left = {name: value[rows] if value.shape[:1] == rows.shape else value for name, value in tensors.items()}
+    if "texts" in tensors:
+        left["texts"] = tensors["texts"][np.repeat(rows, tensors["lengths"])]
+    return left
 
 
 def _remove(path: Path, memory: SqliteMemory) -> None:
     path.unlink()
+    path.with_name(path.name + REASON).unlink(missing_ok=True)
     memory.forget_arrival(path.name)

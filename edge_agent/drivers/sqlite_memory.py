@@ -3,10 +3,13 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge_agent.drivers.sqlite_store import Database, add_counts, put_fact
+from edge_agent.drivers.sqlite_vital import ERASING
 from edge_agent.selection import Everything, OneClass, OneSample, Selection
 from edge_agent.values import Ingested
 from learning_core.memory.keep_budget import Running, Threshold
@@ -17,7 +20,7 @@ from learning_core.samples import Batch
 
 ROW_BYTES = 128  # what a row costs besides its arrays, about
 REBASE_ROWS = 256
-ERASING = "erasing"  # the fact that samples were forgotten and their bytes may still be in the file
+IDS_KEPT = 100_000  # of the latest observations whose senders gave them one
 
 
 class SqliteMemory:
@@ -30,8 +33,11 @@ class SqliteMemory:
         value = self._database.fact("novelty_threshold")
         if not isinstance(value, dict):  # never set, or one number, as it was when it had another meaning
             return Threshold()
-        parts = {name: Running(**part) for name, part in value.items() if isinstance(part, dict)}
-        return Threshold(value["ahead"], **parts)
+        try:
+            parts = {name: Running(**part) for name, part in value.items() if isinstance(part, dict)}
+            return Threshold(value["ahead"], **parts)
+        except (TypeError, KeyError):  # a disk turned bits in it
+            return Threshold()
 
     def kept(self) -> Kept:
         rows = self._database.rows("SELECT condition, embedding FROM samples ORDER BY key")
@@ -60,6 +66,12 @@ class SqliteMemory:
         """Whether this very file was taken in already."""
         return bool(self._database.rows("SELECT 1 FROM arrivals WHERE name = ? AND digest = ?", name, digest))
 
+    def knows_ids(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which observations were taken in already, [N]; those without an id (0) never."""
+        asked = json.dumps(ids[ids != 0].tolist())
+        known = self._database.rows("SELECT id FROM seen WHERE id IN (SELECT value FROM json_each(?))", asked)
+        return np.isin(ids, np.array([each for (each,) in known], np.int64))
+
     def forget_arrival(self, name: str) -> None:
         """The file is gone from the spool, so its name may come again."""
         with self._database.transaction() as db:
@@ -72,8 +84,8 @@ class SqliteMemory:
         """Everything an arrival changes, in one transaction."""
         with self._database.transaction() as db:
             db.executemany(
-                "INSERT INTO samples (condition, taken_at_s, rank, shape, features, embedding)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO samples (condition, taken_at_s, rank, shape, features, embedding, certainty)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         new.condition,
@@ -82,6 +94,7 @@ class SqliteMemory:
                         json.dumps(new.features.shape),
                         new.features.astype("<f4").tobytes(),
                         new.embedding.astype("<f4").tobytes(),
+                        new.certainty,
                     )
                     for new in ingested.kept
                 ],
@@ -92,8 +105,12 @@ class SqliteMemory:
             db.execute(
                 "INSERT OR REPLACE INTO arrivals VALUES (?, ?)", (ingested.arrival.name, ingested.arrival.digest)
             )
-            seen = len(ingested.arrival.batch)
-            totals = {"seen": seen, "kept": len(ingested.kept), "dropped": seen - len(ingested.kept), "files": 1}
+            ids = ingested.arrival.ids
+            db.executemany("INSERT OR IGNORE INTO seen (id) VALUES (?)", [(each,) for each in ids[ids != 0].tolist()])
+            db.execute("DELETE FROM seen WHERE key <= (SELECT max(key) FROM seen) - ?", (IDS_KEPT,))
+            seen, kept = len(ingested.arrival.batch), len(ingested.kept)
+            totals = {"seen": seen, "kept": kept, "dropped": seen - kept - ingested.unsure, "unsure": ingested.unsure}
+            totals |= {"proposed": sum(new.certainty is not None for new in ingested.kept), "files": 1}
             why = {f"why.{reason}": amount for reason, amount in ingested.reasons.items()}
             add_counts(db, totals | why | {"forgotten": len(gone)})
 
@@ -103,10 +120,15 @@ class SqliteMemory:
             done = db.execute("UPDATE samples SET trained = 1 WHERE trained = 0 AND key <= ?", (newest,))
             add_counts(db, {"trained": done.rowcount})
 
-    def newest(self, count: int) -> list[dict[str, int]]:
-        """The last samples that are kept, without what is in them; the newest at the end."""
-        rows = self._database.rows("SELECT key, condition, taken_at_s FROM samples ORDER BY key DESC LIMIT ?", count)
-        return [dict(zip(("key", "class", "taken_at_s"), row, strict=True)) for row in reversed(rows)]
+    def newest(self, count: int) -> list[dict[str, Any]]:
+        """The last samples that are kept, without what is in them; the newest at the end.
+
+        `certainty`: of a class that was proposed for a sample, None where it came with one.
+        """
+        rows = self._database.rows(
+            "SELECT key, condition, taken_at_s, certainty FROM samples ORDER BY key DESC LIMIT ?", count
+        )
+        return [dict(zip(("key", "class", "taken_at_s", "certainty"), row, strict=True)) for row in reversed(rows)]
 
     def features(self, key: int) -> Array | None:
         rows = self._database.rows("SELECT features, shape FROM samples WHERE key = ?", key)

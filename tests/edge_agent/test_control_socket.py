@@ -7,7 +7,7 @@ import pytest
 from edge_agent.drivers.control_socket import MAX_CALLERS, AgentLine, ControlSocket
 from edge_agent.drivers.overhead import Pair, measure_pair, overhead
 from edge_agent.operations import operations
-from edge_agent.serving import NothingServed, Served, Serving
+from edge_agent.serving import NothingServed, Serving, served_with
 from learning_core.errors import DewfallError, LinkDown
 from protos.control import encode_frame
 
@@ -15,7 +15,7 @@ from protos.control import encode_frame
 @pytest.fixture
 def serving(release):
     serving = Serving()
-    serving.serve(Served(release, release.engine, adapted=False))
+    serving.serve(served_with(release, None))
     return serving
 
 
@@ -141,7 +141,7 @@ def test_a_swap_happens_between_two_requests(serving, release, stand_in):
 
 
 def test_overhead_is_the_median_of_the_pairs():
-    assert overhead([Pair(1.0, 1.1), Pair(2.0, 2.4), Pair(1.0, 5.0)]) == pytest.approx(0.2)
+    assert overhead([Pair(bare, agent, 0, 0, "usual") for bare, agent in ((1.0, 1.1), (2.0, 2.4), (1.0, 5.0))]) == pytest.approx(0.2)
 
 
 def test_a_pair_draws_the_same_both_ways_and_times_both(serving):

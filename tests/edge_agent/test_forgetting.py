@@ -18,9 +18,10 @@ from edge_agent.drivers.learner_process import LearnerProcess
 from edge_agent.drivers.spool_source import SpoolSource
 from edge_agent.drivers.sqlite_memory import SqliteMemory
 from edge_agent.drivers.sqlite_store import Database
-from edge_agent.ingest import take_in
+from edge_agent.ingest import Intake, take_in
 from edge_agent.ports import Job
 from edge_agent.selection import Everything, OneClass, OneSample, selection_of
+from edge_agent.signs import StreamWatch
 from edge_agent.values import Action, Decision, NotFitted, Reason
 from learning_core.errors import ConfigError, DewfallError, StateError
 from learning_core.memory.novelty import Rule
@@ -38,6 +39,7 @@ class Device:
     def __init__(self, state, release, count=60):
         self.state, self.spool = state, state / "spool"
         self.source = SpoolSource(self.spool, 1 << 20)
+        (self.spool / "refused").mkdir(exist_ok=True)
         self.database = Database(state / "agent.db")
         self.memory = SqliteMemory(self.database)
         rng = np.random.default_rng(0)
@@ -45,7 +47,7 @@ class Device:
         self.conditions = np.array([CLASSES[i % 3] for i in range(count)], np.int64)
         for start in range(0, count, 20):
             self.drop(f"{start:03}", slice(start, start + 20))
-            take_in(self.source, self.memory, release, Rule(keep_share=1.0), 1 << 20, rng)
+            take_in(self.source, self.memory, release, Intake(Rule(keep_share=1.0), 1 << 20), rng, StreamWatch(rng))
         self.job = state / "learning" / "job"
         self.job.mkdir(parents=True)
         (self.job / "samples.safetensors").write_bytes(self.sent.tobytes())
@@ -109,7 +111,8 @@ def test_everything_leaves_no_byte_and_takes_in_again(device, release):
     assert device.traces() == set()
     assert device.forget(Everything()).samples == 0
     device.drop("again", slice(0, 6))
-    take_in(device.source, device.memory, release, Rule(keep_share=1.0), 1 << 20, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    take_in(device.source, device.memory, release, Intake(Rule(keep_share=1.0), 1 << 20), rng, StreamWatch(rng))
     assert device.memory.size() == 6
 
 

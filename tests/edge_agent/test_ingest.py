@@ -11,7 +11,8 @@ from edge_agent.drivers.onnx_engine import load_release
 from edge_agent.drivers.spool_source import SpoolSource
 from edge_agent.drivers.sqlite_memory import SqliteMemory
 from edge_agent.drivers.sqlite_store import Database
-from edge_agent.ingest import take_in
+from edge_agent.ingest import Intake, take_in
+from edge_agent.signs import StreamWatch
 from learning_core.errors import StateError
 from learning_core.memory.keep_budget import Threshold
 from learning_core.memory.novelty import Rule
@@ -29,6 +30,7 @@ class Device:
         self.database = Database(folder / "agent.db")
         self.memory = SqliteMemory(self.database)
         self.release = release
+        self.watch = StreamWatch(np.random.default_rng(0))
 
     def drop(self, name, tensors):
         data = tensors if isinstance(tensors, bytes) else encode_tensors(tensors)
@@ -36,7 +38,8 @@ class Device:
         (self.spool / ".draft").rename(self.spool / name)
 
     def take_in(self, max_bytes=ROOM, rule=Rule()):
-        return take_in(self.source, self.memory, self.release, rule, max_bytes, np.random.default_rng(0))
+        rng = np.random.default_rng(0)
+        return take_in(self.source, self.memory, self.release, Intake(rule, max_bytes), rng, self.watch)
 
     def files(self):
         return sorted(path.name for path in self.spool.iterdir() if path.is_file())
@@ -191,7 +194,8 @@ KILLED = """
     from edge_agent.drivers import spool_source, sqlite_memory
     from edge_agent.drivers.onnx_engine import load_release
     from edge_agent.drivers.sqlite_store import Database
-    from edge_agent.ingest import take_in
+    from edge_agent.ingest import Intake, take_in
+    from edge_agent.signs import StreamWatch
     from learning_core.memory.novelty import Rule
     from protos.release import verify_release
     folder, published, key, where = Path(sys.argv[1]), Path(sys.argv[2]), bytes.fromhex(sys.argv[3]), sys.argv[4]
@@ -206,7 +210,8 @@ KILLED = """
         source.done = die
     if where == "before the name is forgotten":
         memory.forget_arrival = die
-    take_in(source, memory, release, Rule(), 1 << 20, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    take_in(source, memory, release, Intake(Rule(), 1 << 20), rng, StreamWatch(rng))
 """
 
 
