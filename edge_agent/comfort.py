@@ -1,25 +1,28 @@
 """What an owner would rather not have while the device is in use, and may ask for nevertheless. Pure."""
 
 import datetime
+from dataclasses import replace
 
 from edge_agent.config import Limits
 from edge_agent.evidence import hidden, is_on
 from edge_agent.hours import contains
 from edge_agent.values import Action, Decision, Quality, Reason, Telemetry
 
+NETWORK_AGE_S = 60.0  # a device changes its network seldom, and asking starts a program
+
 
 def against_comfort(
     telemetry: Telemetry, limits: Limits, own_share: float, local: datetime.datetime | None
 ) -> Decision | None:
-    """The first such reason. `own_share`: of all cores' time, what the learner takes; `local`: the device's clock."""
+    """The first such reason. `own_share`: of the waiting, the learner's own; `local`: the device's clock."""
     if is_on(telemetry.throttled, limits.max_reading_age_s):
         return Decision(Action.WAIT, Reason.THROTTLED, "the kernel is slowing the processor down")
     return (
         hidden("whether the processor is slowed down", telemetry.throttled, limits)
         or _of_charge(telemetry, limits)
         or _of_others(telemetry, limits, own_share)
-        or _of_network(telemetry, limits)
-        or _of_hours(local, limits)
+        or against_network(telemetry, limits)
+        or against_hours(local, limits)
     )
 
 
@@ -49,8 +52,10 @@ def _of_others(telemetry: Telemetry, limits: Limits, own_share: float) -> Decisi
     return hidden("how busy the processor is", pressure, limits)
 
 
-def _of_network(telemetry: Telemetry, limits: Limits) -> Decision | None:
+def against_network(telemetry: Telemetry, limits: Limits) -> Decision | None:
     metered = telemetry.metered
+    if metered.quality is Quality.OK and metered.age_s <= NETWORK_AGE_S:
+        metered = replace(metered, age_s=0.0)
     if limits.allow_metered:
         return None
     is_absent = metered.quality is Quality.ABSENT
@@ -60,7 +65,7 @@ def _of_network(telemetry: Telemetry, limits: Limits) -> Decision | None:
     return hidden("whether bytes cost money", metered, limits)
 
 
-def _of_hours(local: datetime.datetime | None, limits: Limits) -> Decision | None:
+def against_hours(local: datetime.datetime | None, limits: Limits) -> Decision | None:
     if not limits.quiet_hours:
         return None
     if local is None:

@@ -1,19 +1,23 @@
-"""Whether the device may train now, and how much of a job. Pure: a table of cases tests it."""
+"""Whether the device may train now or the fog for it, and how much of a job. Pure: a table of cases tests it."""
 
 import datetime
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edge_agent.budget import Cost
-from edge_agent.comfort import against_comfort
+from edge_agent.comfort import against_comfort, against_hours, against_network
 from edge_agent.config import Limits
 from edge_agent.evidence import hidden, is_on
 from edge_agent.forecast import Trend
-from edge_agent.heat import against_heat, ceiling_c, cool_again_c
+from edge_agent.heat import against_heat
+from edge_agent.shaping import headroom, shape
+from edge_agent.thermal_model import Outlook
 from edge_agent.values import Action, Decision, Reason, Telemetry
 
-LEAST_EFFORT = 0.25
-CHARGE_ROOM = 0.1  # this much above the least charge, the battery no longer shortens a job
+_OF_HEAT = {Reason.HEAT, Reason.HEAT_SOON, Reason.HEAT_UNKNOWN, Reason.THROTTLED}
+_OF_ENERGY = {Reason.CHARGE, Reason.CHARGE_UNKNOWN, Reason.CHARGER, Reason.ENERGY_CAP}
+_OF_MEANS = {Reason.MEMORY, Reason.BUSY, Reason.NOT_INSTALLED, Reason.UNKNOWN}
+OF_THE_DEVICE = frozenset(_OF_HEAT | _OF_ENERGY | _OF_MEANS)  # they stand against learning here, not elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +30,37 @@ class Situation:
     release: int | None
     samples: int
     forced: bool = False
-    own_share: float = 0.0  # of all cores' time, what the learner takes now
+    own_share: float = 0.0  # of the waiting for the processor, what is the learner's own
     spent: Cost = field(default_factory=Cost)  # today
     round_bytes: int = 0  # what a round would add to it
+    learner_w: float = 0.0  # the most that learning was seen to draw
     local: datetime.datetime | None = None  # on the device's own clock
-    trend: Trend | None = None
+    trend: Trend | Outlook | None = None
+    load: float = 0.0  # cores that the learner keeps busy now
     dwelt_s: float = math.inf  # since the action last changed
+    can_offload: bool = False  # a fog would take the work now
+    rank: int | None = None  # columns of each adapter of the served release
 
 
 def decide(telemetry: Telemetry, limits: Limits, situation: Situation, previous: Decision | None = None) -> Decision:
-    """The first reason against training, or none. `previous` gives heat and memory their hysteresis.
+    """Train, or the first reason against it, or offload when the reason is only the device's own.
 
-    Force silences what is about comfort: the owner's limits on heat below the trip point, charge, quiet and the like.
-    It cannot silence the trip point, an unknown temperature, a weak supply, full memory or a day's cap.
+    `previous` gives heat and memory their hysteresis. Force silences what is about comfort: the owner's limits on heat
+    below the trip point, charge, quiet and the like. It cannot silence the trip point, an unknown temperature, a weak
+    supply, full memory or a day's cap.
     """
-    against = (
+    against = _against(telemetry, limits, situation, previous)
+    if against is None:
+        decision = _start(telemetry, limits, situation, previous)
+    elif _goes_to_the_fog(against, telemetry, limits, situation, previous):
+        decision = Decision(Action.OFFLOAD, against.reason, f"{against.sentence}; the fog may learn in its place")
+    else:
+        decision = against
+    return replace(decision, headroom=headroom(telemetry, limits, forced=situation.forced))
+
+
+def _against(telemetry: Telemetry, limits: Limits, situation: Situation, previous: Decision | None) -> Decision | None:
+    return (
         _of_people(situation)
         or against_heat(telemetry, limits, situation.trend, previous, forced=situation.forced)
         or _of_supply(telemetry, limits)
@@ -48,25 +68,39 @@ def decide(telemetry: Telemetry, limits: Limits, situation: Situation, previous:
         or _of_caps(situation, limits)
         or (None if situation.forced else against_comfort(telemetry, limits, situation.own_share, situation.local))
         or _of_work(situation, limits)
-        or _of_dwell(situation, limits, previous)
     )
-    if against is not None:
-        return against
+
+
+def _start(telemetry: Telemetry, limits: Limits, situation: Situation, previous: Decision | None) -> Decision:
+    """Train, but not so soon after a stop; the fog keeps what it has until then."""
+    stood_still = previous is not None and previous.action is not Action.TRAIN
+    if stood_still and situation.dwelt_s < limits.min_dwell_s:
+        has_it = situation.can_offload and previous is not None and previous.action is Action.OFFLOAD
+        sentence = f"training stopped less than {limits.min_dwell_s:g} s ago; it starts again after that"
+        return Decision(Action.OFFLOAD if has_it else Action.WAIT, Reason.DWELL, sentence)
     if situation.forced:
         return Decision(Action.TRAIN, Reason.FORCED, "a person asked for training whatever the limits for comfort say")
-    sentence = "nothing stands against training"
-    return Decision(Action.TRAIN, Reason.READY, sentence, effort(telemetry, limits))
+    job = shape(telemetry, limits, situation.rank)
+    return Decision(Action.TRAIN, Reason.READY, "nothing stands against training", job)
 
 
-def effort(telemetry: Telemetry, limits: Limits) -> float:
-    """Which share of a job's usual steps fits the room left to the limits: from 1 with enough of it to 0.25 at them."""
-    room, age_s = 1.0, limits.max_reading_age_s
-    top_c = ceiling_c(telemetry, limits, forced=False)
-    if telemetry.soc_temp_c.is_known(age_s) and (gap_c := top_c - cool_again_c(top_c, limits)) > 0:
-        room = min(room, (top_c - telemetry.soc_temp_c.value) / gap_c)
-    if not is_on(telemetry.plugged, age_s) and telemetry.charge.is_known(age_s):
-        room = min(room, (telemetry.charge.value - limits.min_charge) / CHARGE_ROOM)
-    return max(LEAST_EFFORT, room)
+def _goes_to_the_fog(
+    against: Decision, telemetry: Telemetry, limits: Limits, situation: Situation, previous: Decision | None
+) -> bool:
+    """Only what the device alone stands against, and not before it has stood against it for the dwell."""
+    if not situation.can_offload or against.reason not in OF_THE_DEVICE or not situation.budget_left:
+        return False
+    has_begun = previous is None or previous.action is Action.OFFLOAD
+    just_stopped = previous is not None and previous.action is Action.TRAIN
+    if not has_begun and (just_stopped or situation.dwelt_s < limits.min_dwell_s):
+        return False
+    of_comfort = against_network(telemetry, limits) or against_hours(situation.local, limits)
+    return not (
+        (of_comfort and not situation.forced)
+        or _of_supply(telemetry, limits)
+        or _of_traffic(situation, limits)
+        or _of_work(situation, limits)
+    )
 
 
 def _of_people(situation: Situation) -> Decision | None:
@@ -105,10 +139,16 @@ def _of_memory(telemetry: Telemetry, limits: Limits, previous: Decision | None) 
 
 
 def _of_caps(situation: Situation, limits: Limits) -> Decision | None:
-    spent, joules, traffic = situation.spent, limits.max_joules_per_day, limits.max_bytes_per_day
-    if joules is not None and spent.joules + 2 * limits.piece_j > joules:  # what is in use, and what is booked for it
+    spent, joules = situation.spent, limits.max_joules_per_day
+    piece_j = max(limits.piece_j, situation.learner_w * limits.max_reading_age_s)
+    if joules is not None and spent.joules + 2 * piece_j > joules:  # what is in use, and what is booked for it
         sentence = f"learning has taken {spent.joules:.0f} of today's {joules:g} J; it goes on tomorrow"
         return Decision(Action.WAIT, Reason.ENERGY_CAP, sentence)
+    return _of_traffic(situation, limits)
+
+
+def _of_traffic(situation: Situation, limits: Limits) -> Decision | None:
+    spent, traffic = situation.spent, limits.max_bytes_per_day
     if traffic is not None and spent.bytes + situation.round_bytes > traffic:
         sentence = f"{spent.bytes} bytes were moved today and {traffic} are allowed; learning goes on tomorrow"
         return Decision(Action.WAIT, Reason.TRAFFIC_CAP, sentence)
@@ -122,11 +162,3 @@ def _of_work(situation: Situation, limits: Limits) -> Decision | None:
         sentence = f"{situation.samples} samples are kept, {limits.min_samples} are needed"
         return Decision(Action.WAIT, Reason.FEW_SAMPLES, sentence)
     return None
-
-
-def _of_dwell(situation: Situation, limits: Limits, previous: Decision | None) -> Decision | None:
-    stands_still = previous is not None and previous.action is not Action.TRAIN
-    if not stands_still or situation.dwelt_s >= limits.min_dwell_s:
-        return None
-    sentence = f"training stopped less than {limits.min_dwell_s:g} s ago; it starts again after that"
-    return Decision(Action.WAIT, Reason.DWELL, sentence)

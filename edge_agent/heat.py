@@ -2,11 +2,12 @@
 
 from edge_agent.config import Limits
 from edge_agent.forecast import Trend, seconds_to
+from edge_agent.thermal_model import Outlook
 from edge_agent.values import Action, Decision, Quality, Reason, Telemetry
 
 
 def against_heat(
-    telemetry: Telemetry, limits: Limits, trend: Trend | None, previous: Decision | None, *, forced: bool
+    telemetry: Telemetry, limits: Limits, trend: Trend | Outlook | None, previous: Decision | None, *, forced: bool
 ) -> Decision | None:
     """Why heat stands against training. A device that was hot has to cool down further than to its limit."""
     chip, age_s = telemetry.soc_temp_c, limits.max_reading_age_s

@@ -1,9 +1,11 @@
 """Runs the learner as a child on demand: watched while it works, killed at once when the device needs it to stop."""
 
+import contextlib
 import hashlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -14,12 +16,14 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from edge_agent.config import Learning
+from edge_agent.drivers.learner_group import LearnerGroup
 from edge_agent.ports import Job
 from edge_agent.values import Action, Decision, Fitted, NotFitted
 from learning_core.errors import Malformed
 from protos.codec import encode_params
 from protos.learner_records import (
     CHECKPOINT,
+    OUT_OF_MEMORY,
     SAMPLES,
     SHARED,
     Failed,
@@ -35,14 +39,17 @@ from protos.state_folder import write_atomically
 log = logging.getLogger(__name__)
 WATCH_S = 0.1
 MAX_CRASHES = 2
+ENDING_S = 2.0  # from a child's last word to its exit status
+LEAST_BATCH = 2  # one sample to learn and one to rehearse
 
 
 class LearnerProcess:
     """At most one child at a time. Saved as the checkpoint of the job at hand; the child itself is worth nothing."""
 
-    def __init__(self, folder: Path, settings: Learning) -> None:
+    def __init__(self, folder: Path, settings: Learning, group: LearnerGroup | None = None) -> None:
         self._folder = folder
         self._settings = settings
+        self.group = group or LearnerGroup()
         self._child: subprocess.Popen[bytes] | None = None
         self._said: SimpleQueue[bytes | None] = SimpleQueue()
         self._turn = threading.Lock()
@@ -63,6 +70,11 @@ class LearnerProcess:
                 return self._fit(job, decision)
             finally:
                 self._idle_since_s = time.monotonic()
+
+    @property
+    def confinement(self) -> str:
+        """What holds the learner, in words."""
+        return f"{self.group.says}; at most {self._settings.max_memory_mib} MiB of data, the lowest priority"
 
     def rest(self) -> None:
         """End a child that has been idle for longer than it may linger."""
@@ -119,9 +131,9 @@ class LearnerProcess:
     ) -> Progress | Decision | NotFitted | None:
         """One child's work on the job: its last word, what stopped it, or None when it died."""
         self._start()
+        kills = self.group.kills()
         if not self._send(encode_line(command)):
-            self._kill()
-            return None
+            return self._ended(kills)
         while True:
             if (now := decision()).action is not Action.TRAIN:
                 self._kill()
@@ -137,8 +149,7 @@ class LearnerProcess:
             except Empty:
                 continue
             if line is None:
-                self._kill()
-                return None
+                return self._ended(kills)
             message = _understood(line)
             if isinstance(message, Failed):
                 return NotFitted(f"training failed: {message.reason}")
@@ -146,6 +157,21 @@ class LearnerProcess:
                 self.peak_rss_mb = max(self.peak_rss_mb, message.rss_mb)
                 if message.step >= command.steps:
                     return message
+
+    def _ended(self, kills: int) -> NotFitted | None:
+        """What to make of a child that is gone: too little memory, or nothing known."""
+        child = self._child
+        if child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # its last word came a little before its end
+                child.wait(ENDING_S)
+        self._kill()
+        status = None if child is None else child.returncode
+        if status not in {OUT_OF_MEMORY, -signal.SIGABRT} and self.group.kills() <= kills:
+            return None
+        most = self._settings.max_memory_mib
+        return NotFitted(
+            f"the learner needs more than the {most} MiB of learning.max_memory_mib; raise it or lower learning.batch"
+        )
 
     def _wait_for_leave(self, decision: Callable[[], Decision], until: float) -> bool:
         until = min(until, time.monotonic() + self._settings.patience_s)
@@ -171,17 +197,27 @@ class LearnerProcess:
     def _command(self, job: Job, folder: Path) -> FitCommand:
         chosen = self._settings
         seed = int.from_bytes(hashlib.sha256(f"{chosen.seed}/{job.name}".encode()).digest()[:4], "big")
-        steps = max(1, round(chosen.steps * job.effort))
         return FitCommand(
-            str(folder), job.release.folder, chosen.slice_steps, steps, chosen.batch, chosen.learning_rate, seed
+            folder=str(folder),
+            release=job.release.folder,
+            slice_steps=chosen.slice_steps,
+            steps=max(1, round(chosen.steps * job.shape.steps)),
+            batch=max(LEAST_BATCH, round(chosen.batch * job.shape.batch)),
+            learning_rate=chosen.learning_rate,
+            seed=seed,
+            rank=job.shape.rank or job.release.manifest.rank,
         )
 
     def _start(self) -> None:
         if self.pid is not None:
             return
-        arguments = [sys.executable, "-m", "edge_agent.learner", *(["--nice"] * (self._settings.scheduling == "nice"))]
+        settings = self._settings
+        program = [sys.executable, "-m", "edge_agent.learner", str(settings.max_memory_mib)]
+        arguments = [*program, *(["--nice"] * (settings.scheduling == "nice"))]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "MKL_NUM_THREADS": "1"}
         child = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        if self.group.folder is not None and not self.group.take(child.pid):
+            self.group = LearnerGroup(None, "no cgroup of its own: the learner could not be put into it")
         said: SimpleQueue[bytes | None] = SimpleQueue()
         threading.Thread(target=_listen, args=(child, said), name="learner", daemon=True).start()
         self._child, self._said = child, said

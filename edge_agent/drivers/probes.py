@@ -21,7 +21,7 @@ from edge_agent.sensors.snapshot import Snapshot
 from edge_agent.values import Quality
 
 PATIENCE = 0.1  # of the deadline, until another thread goes on in the place of one that hangs
-_MAX_TEXT_BYTES = 256
+_MAX_TEXT_BYTES = 4096
 _MAX_OUTPUT = 16384
 
 
@@ -130,13 +130,18 @@ def read_text(path: Path) -> str:
 
 
 def run_program(command: Sequence[str], kill_after_s: float) -> Outcome:
-    """What a program prints, as the text "output". One that takes too long is killed with all that it started.
+    """What a program prints in English, as "output". One that takes too long is killed with all that it started.
 
     A program that is there but fails has been refused what it wants to read, as `vcgencmd` is outside its group.
     """
     try:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "LC_ALL": "C"},
         )
     except OSError as error:
         return Outcome({}, _quality(error))

@@ -9,10 +9,16 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Since the last look: seconds of one core, and which share of all cores' time that was."""
+    """Since the last look, `passed_s` ago: seconds of one core, and which share of all cores' time that was."""
 
     core_s: float = 0.0
     share: float = 0.0
+    passed_s: float = 0.0
+
+    @property
+    def cores(self) -> float:
+        """How many cores were busy with it, on average."""
+        return self.core_s / self.passed_s if self.passed_s > 0 else 0.0
 
 
 class ProcessorTime:
@@ -40,7 +46,7 @@ class ProcessorTime:
             used_s += passed_s if core_s is None else max(0.0, core_s - self._core_s)
             self._pid, self._core_s = (None, 0.0) if core_s is None else (pid, core_s)
         share = used_s / passed_s / (os.cpu_count() or 1) if passed_s > 0 else 0.0
-        return Use(used_s, min(1.0, share))
+        return Use(used_s, min(1.0, share), passed_s)
 
     def _read(self, pid: int) -> float | None:
         try:

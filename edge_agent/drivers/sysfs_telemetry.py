@@ -1,4 +1,4 @@
-"""Looks at the device below a root folder: the kernel's files, and the two programs that know what they do not say."""
+"""Looks at the device below a root folder: the kernel's files, and the programs that know what they do not say."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -6,16 +6,18 @@ from functools import partial
 from pathlib import Path
 
 from edge_agent.drivers.probes import Probe, ask, read_files, read_text, run_program
-from edge_agent.sensors.device import CHIP_FILES, CHIPS, NOWHERE, Look, telemetry_of
-from edge_agent.sensors.pressure import MACHINE_FILES
+from edge_agent.sensors.device import CHIP_FILES, CHIPS, MACHINE_FILES, NOWHERE, Look, telemetry_of
+from edge_agent.sensors.network import NMCLI
 from edge_agent.sensors.raspberry import VCGENCMD
+from edge_agent.sensors.snapshot import Snapshot
 from edge_agent.sensors.supply import SUPPLY, SUPPLY_FILES
 from edge_agent.sensors.termux import BATTERY_STATUS
 from edge_agent.sensors.thermal import THERMAL, ZONE_FILE
 from edge_agent.sensors.throttling import CAP_FILES, COOLER_FILES, COUNTER_FILES, PROCESSORS, counts
 from edge_agent.values import Telemetry
 
-PROGRAM_EVERY_S = {VCGENCMD: 2.0, BATTERY_STATUS: 4.0}  # starting one costs more than all the kernel's files
+# Starting a program costs more than reading all the kernel's files.
+PROGRAM_EVERY_S = {VCGENCMD: 2.0, BATTERY_STATUS: 4.0, NMCLI: 20.0}
 KILL_AFTER_S = 5.0
 
 Names = Callable[[Path], Sequence[str]]
@@ -44,17 +46,23 @@ class SysfsTelemetry:
         self._folders = {path: probe for kind in (*found.values(), machine, processors) for path, probe in kind.items()}
         ask([*self._folders.values(), *self._programs.values()], self._deadline_s)
         said = {kind: tuple(probe.snapshot() for probe in probes.values()) for kind, probes in found.items()}
-        cores, phone = processors[self._root / PROCESSORS].snapshot(), self._programs.get(BATTERY_STATUS)
+        cores = processors[self._root / PROCESSORS].snapshot()
         look = Look(
             **said,
             machine=machine[self._root].snapshot(),
             processors=cores,
-            firmware=self._programs[VCGENCMD].snapshot() if VCGENCMD in self._programs else NOWHERE,
-            phone=phone.snapshot() if phone else None,
+            firmware=self._said(VCGENCMD) or NOWHERE,
+            phone=self._said(BATTERY_STATUS),
+            network=self._said(NMCLI),
             earlier=self._earlier,
         )
         self._earlier = counts(cores) or self._earlier
         return telemetry_of(look)
+
+    def _said(self, command: tuple[str, ...]) -> Snapshot | None:
+        """What a program said last, None where there is none."""
+        probe = self._programs.get(command)
+        return probe.snapshot() if probe else None
 
     def _below(self, place: str, prefix: str, names: Names) -> dict[Path, Probe]:
         """The folders of a class, each with its probe."""

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edge_agent.sensors.pressure import cpu_pressure, free_memory, memory_pressure
+from edge_agent.sensors.network import ROUTES, metered
+from edge_agent.sensors.pressure import LOADS, cpu_pressure, free_memory, memory_pressure
 from edge_agent.sensors.rails import MONITOR, RAIL_FILE, module_power
 from edge_agent.sensors.raspberry import VOLTAGE_CHIP, VOLTAGE_FILE, held_back, under_voltage
 from edge_agent.sensors.snapshot import Snapshot
@@ -14,13 +15,17 @@ from edge_agent.sensors.throttling import throttled
 from edge_agent.values import Quality, Telemetry
 
 CHIPS = "sys/class/hwmon"
+MACHINE_FILES = (*LOADS, ROUTES)
 CHIP_FILES = {**dict.fromkeys(CHIP_SENSORS, CHIP_FILE), MONITOR: RAIL_FILE, VOLTAGE_CHIP: VOLTAGE_FILE}
 NOWHERE = Snapshot("", {}, Quality.ABSENT, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """One look at a device. `phone` is None where there is no Termux; `earlier`: throttle counts of the look before."""
+    """One look at a device. `phone` and `network` are None where there is no Termux and no NetworkManager.
+
+    `earlier`: throttle counts of the look before.
+    """
 
     zones: Sequence[Snapshot] = ()
     coolers: Sequence[Snapshot] = ()
@@ -30,6 +35,7 @@ class Look:
     processors: Snapshot = NOWHERE
     firmware: Snapshot = NOWHERE
     phone: Snapshot | None = None
+    network: Snapshot | None = None
     earlier: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -50,4 +56,5 @@ def telemetry_of(look: Look) -> Telemetry:
         cpu_pressure=cpu_pressure(look.machine),
         memory_pressure=memory_pressure(look.machine),
         free_memory_mib=free_memory(look.machine),
+        metered=metered(look.machine, look.network),
     )

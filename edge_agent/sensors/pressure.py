@@ -11,7 +11,7 @@ from edge_agent.values import Reading
 
 CPU, MEMORY = "proc/pressure/cpu", "proc/pressure/memory"
 LOAD, MEMINFO, CORES = "proc/loadavg", "proc/meminfo", "sys/devices/system/cpu/online"
-MACHINE_FILES = (CPU, MEMORY, LOAD, MEMINFO, CORES)
+LOADS = (CPU, MEMORY, LOAD, MEMINFO, CORES)
 
 _SOME = re.compile(r"^some avg10=(\d{1,3}\.\d\d) ", re.MULTILINE | re.ASCII)
 _AVAILABLE = re.compile(r"^MemAvailable: +(\d{1,15}) kB$", re.MULTILINE | re.ASCII)

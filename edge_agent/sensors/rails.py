@@ -12,6 +12,7 @@ from edge_agent.values import Quality, Reading
 MONITOR = "ina3221"
 RAIL_FILE = re.compile(r"name|in[1-3]_(label|input)|curr[1-3]_input")
 
+_OF_RAILS = "module power"
 _WHOLE_MODULE = {"vdd_in", "pom_5v_in"}
 _MOST_W = 500.0
 
@@ -27,7 +28,12 @@ def module_power(chips: Sequence[Snapshot]) -> Reading:
     oldest = max(powers, key=lambda each: each.age_s)
     names = " + ".join(chip.texts[f"in{n}_label"].strip() for chip, n in measured)
     total_w = sum(each.value for each in powers)
-    return Reading(total_w, "W", oldest.age_s, oldest.quality, f"module power ({names}), {oldest.source}")
+    return Reading(total_w, "W", oldest.age_s, oldest.quality, f"{_OF_RAILS} ({names}), {oldest.source}")
+
+
+def is_of_rails(power: Reading) -> bool:
+    """Whether a power was measured at the module, and not at a battery that also feeds a screen."""
+    return power.source.startswith(_OF_RAILS)
 
 
 def _watts(chip: Snapshot, n: str) -> Reading:

@@ -14,12 +14,12 @@ def unpack(name, root):
     for line in (DEVICES / f"{name}.txt").read_text().splitlines():
         if line.startswith("#"):
             continue
-        path, content = line.split(": ", 1)
+        path, content = line.replace("\\n", "\n").split(": ", 1)
         if "/bin/" in path:
             make_program(root / path, f"cat <<'end'\n{content}\nend\n")
         else:
             (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_text(content.replace("\\n", "\n") + "\n")
+            (root / path).write_text(content + "\n")
     return root
 
 

@@ -7,8 +7,9 @@ from pydantic import ValidationError
 from edge_agent.budget import Cost
 from edge_agent.config import Limits
 from edge_agent.forecast import Trend
-from edge_agent.governor import Situation, decide, effort
-from edge_agent.values import Action, Decision, Quality, Reading, Reason, Telemetry
+from edge_agent.governor import OF_THE_DEVICE, Situation, decide
+from edge_agent.shaping import headroom, shape
+from edge_agent.values import Action, Decision, Quality, Reading, Reason, Shape, Telemetry
 
 LIMITS = Limits(max_soc_temp_c=70, resume_soc_temp_c=65, min_charge=0.3, min_samples=8)
 
@@ -112,6 +113,8 @@ STRICT_CASES = [
     (device(free_memory_mib=known(384.0)), DAY, Reason.READY),
     (device(metered=known(1.0)), DAY, Reason.METERED),
     (device(metered=known(0.0)), DAY, Reason.READY),
+    (device(metered=known(0.0, 59.0)), DAY, Reason.READY),  # asked seldom, and networks change seldom
+    (device(metered=known(1.0, 59.0)), DAY, Reason.METERED),
     (device(), replace(DAY, local=NOON.replace(hour=22)), Reason.QUIET),
     (device(), replace(DAY, local=NOON.replace(hour=6, minute=59)), Reason.QUIET),
     (device(), replace(DAY, local=NOON.replace(hour=7)), Reason.READY),
@@ -129,6 +132,13 @@ def test_what_the_device_may_do_when_its_owner_asks_for_more(telemetry, situatio
     assert decision.reason is reason
     assert (decision.action is Action.TRAIN) == (reason is Reason.READY)
     assert decision.sentence
+
+
+@pytest.mark.parametrize("metered", [known(0.0, 61.0), known(0.0, 6.0, Quality.STALE), unknown(Quality.IMPLAUSIBLE)])
+def test_a_network_that_was_last_heard_of_too_long_ago_counts_as_metered_also_for_the_fog(metered):
+    for situation in (DAY, replace(DAY, can_offload=True)):
+        decision = decide(device(metered=metered), STRICT, situation)
+        assert (decision.action, decision.reason) == (Action.WAIT, Reason.UNKNOWN)
 
 
 @pytest.mark.parametrize(
@@ -181,19 +191,101 @@ def test_force_silences_comfort_and_never_what_protects_the_device(telemetry, si
     assert decide(telemetry, STRICT, situation).reason is reason
 
 
+ROOM = [
+    (device(temp=known(65.0)), 1.0),
+    (device(temp=known(67.5)), 0.5),
+    (device(temp=known(69.9)), 0.02),
+    (device(temp=known(75.0)), 0.0),
+    (device(temp=known(67.5), trip_c=known(68.0)), 0.1),  # the chip's own limit is the lower one
+    (device(charge=known(0.35)), 0.5),
+    (device(charge=known(0.35), plugged=known(1.0)), 1.0),
+    (device(temp=unknown(), charge=unknown()), 1.0),  # what it does not have limits nothing
+    (device(temp=unknown(Quality.DENIED)), 0.0),
+    (device(throttled=known(1.0)), 0.0),
+]
+
+
+@pytest.mark.parametrize(("telemetry", "room"), ROOM)
+def test_the_room_left_for_answering_ends_at_the_limits(telemetry, room):
+    assert headroom(telemetry, LIMITS, forced=False) == pytest.approx(room)
+    assert decide(telemetry, LIMITS, FINE).headroom == pytest.approx(room)
+
+
+@pytest.mark.parametrize(("telemetry", "room"), ROOM)
+def test_a_job_gets_shorter_as_the_room_left_gets_smaller(telemetry, room):
+    assert shape(telemetry, LIMITS, rank=8) == Shape(steps=pytest.approx(max(0.25, room)))
+
+
 @pytest.mark.parametrize(
-    ("telemetry", "share"),
+    ("free_mib", "batch", "rank"),
     [
-        (device(temp=known(65.0)), 1.0),
-        (device(temp=known(67.5)), 0.5),
-        (device(temp=known(69.9)), 0.25),
-        (device(charge=known(0.35)), 0.5),
-        (device(charge=known(0.35), plugged=known(1.0)), 1.0),
-        (device(temp=unknown(), charge=unknown()), 1.0),
+        (384.0, 1.0, None),
+        (256.0, 0.5, 4),
+        (160.0, 0.25, 2),
+        (1.0, 0.25, 2),
+        (383.9, pytest.approx(0.9996, abs=1e-4), 8),
     ],
 )
-def test_a_job_gets_shorter_as_the_room_left_gets_smaller(telemetry, share):
-    assert effort(telemetry, LIMITS) == pytest.approx(share)
+def test_a_job_gets_narrower_as_memory_gets_scarce(free_mib, batch, rank):
+    assert shape(device(free_memory_mib=known(free_mib)), LIMITS, rank=8) == Shape(1.0, batch, rank)
+    assert shape(device(free_memory_mib=known(free_mib)), LIMITS, rank=None).rank is None
+
+
+CAN_OFFLOAD = replace(DAY, can_offload=True)
+
+
+@pytest.mark.parametrize(("telemetry", "situation", "reason"), CASES + STRICT_CASES)
+def test_the_fog_takes_the_work_when_only_the_device_stands_against_it(telemetry, situation, reason):
+    decision = decide(telemetry, STRICT, replace(situation, local=situation.local or NOON, can_offload=True))
+    alone = decide(telemetry, STRICT, replace(situation, local=situation.local or NOON))
+    assert decision.reason is alone.reason
+    bars = situation.release is None or situation.samples < 8
+    of_supply = telemetry.under_voltage.quality is Quality.DENIED
+    goes = alone.reason in OF_THE_DEVICE and not bars and not of_supply
+    assert decision.action is (Action.OFFLOAD if goes else alone.action)
+
+
+@pytest.mark.parametrize(
+    ("telemetry", "situation"),
+    [
+        (device(temp=known(80.0)), replace(CAN_OFFLOAD, paused=True)),
+        (device(temp=known(80.0)), replace(CAN_OFFLOAD, budget_left=False)),
+        (device(), replace(CAN_OFFLOAD, can_learn=False, budget_left=False)),
+        (device(temp=known(80.0), metered=known(1.0)), CAN_OFFLOAD),
+        (device(temp=known(80.0), metered=unknown(Quality.DENIED)), CAN_OFFLOAD),
+        (device(temp=known(80.0)), replace(CAN_OFFLOAD, local=NOON.replace(hour=23))),
+        (device(temp=known(80.0), under_voltage=known(1.0)), CAN_OFFLOAD),
+        (device(temp=known(80.0)), replace(CAN_OFFLOAD, spent=Cost(bytes=900), round_bytes=101)),
+        (device(temp=known(80.0)), replace(CAN_OFFLOAD, release=None)),
+        (device(temp=known(80.0)), replace(CAN_OFFLOAD, samples=7)),
+    ],
+)
+def test_a_hot_device_offloads_nothing_that_may_not_leave_it_now(telemetry, situation):
+    assert decide(telemetry, STRICT, situation).action in {Action.WAIT, Action.SERVE_ONLY}
+
+
+def test_a_person_who_forces_training_sends_it_to_the_fog_also_in_quiet_hours_and_over_a_metered_line():
+    hot = device(temp=known(80.0), metered=known(1.0))
+    forced = replace(CAN_OFFLOAD, forced=True, local=NOON.replace(hour=23))
+    assert decide(hot, STRICT, forced).action is Action.OFFLOAD
+
+
+def test_work_goes_to_the_fog_only_after_the_device_has_been_unable_for_the_dwell_and_comes_back_after_it():
+    hot, cool = device(temp=known(71.0)), device(temp=known(60.0))
+    able = replace(FINE, can_offload=True)
+    steps = [
+        (hot, TRAINED, 100.0, Action.WAIT, Reason.HEAT),  # a stop never waits, a start does
+        (hot, WAS_HOT, 1.9, Action.WAIT, Reason.HEAT),
+        (hot, WAS_HOT, 2.0, Action.OFFLOAD, Reason.HEAT),
+        (device(temp=known(66.0)), Decision(Action.OFFLOAD, Reason.HEAT, ""), 9.0, Action.OFFLOAD, Reason.HEAT),
+        (cool, Decision(Action.OFFLOAD, Reason.HEAT, ""), 1.9, Action.OFFLOAD, Reason.DWELL),
+        (cool, Decision(Action.OFFLOAD, Reason.DWELL, ""), 2.0, Action.TRAIN, Reason.READY),
+    ]
+    for telemetry, previous, dwelt_s, action, reason in steps:
+        decision = decide(telemetry, LIMITS, replace(able, dwelt_s=dwelt_s), previous)
+        assert (decision.action, decision.reason) == (action, reason)
+    lost = decide(hot, LIMITS, replace(FINE, dwelt_s=0.1), Decision(Action.OFFLOAD, Reason.HEAT, ""))
+    assert lost.action is Action.WAIT  # a fog that is away ends it at once
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import sqlite3
 import pytest
 
 from edge_agent.budget import Cost
+from edge_agent.config import Limits
 from edge_agent.drivers import sqlite_diary
 from edge_agent.drivers.meter import BYTES_AT_ONCE, Meter
 from edge_agent.drivers.processor_time import ProcessorTime, Use
@@ -61,7 +62,7 @@ def test_a_day_keeps_its_cost_over_midnight_a_restart_and_a_clock_set_back(diary
 
 
 def test_traffic_is_owed_at_once_and_written_down_in_pieces(diary):
-    meter = Meter(diary, ProcessorTime(), learner_w=6.0)
+    meter = Meter(diary, ProcessorTime(), Limits())
     meter.look(None, BYTES_AT_ONCE - 1, TODAY)
     assert (meter.spent(TODAY).bytes, diary.spent(TODAY).bytes) == (BYTES_AT_ONCE - 1, 0)
     meter.look(None, BYTES_AT_ONCE + 9, TODAY)
@@ -70,7 +71,7 @@ def test_traffic_is_owed_at_once_and_written_down_in_pieces(diary):
 
 def test_energy_that_could_not_be_written_down_is_still_counted(diary, database, tmp_path):
     now_s = [0.0]
-    meter = Meter(diary, ProcessorTime(tmp_path, lambda: now_s[0]), learner_w=6.0)
+    meter = Meter(diary, ProcessorTime(tmp_path, lambda: now_s[0]), Limits())
     database.close()
     now_s[0] = 10.0
     with pytest.raises(StateError):
@@ -90,12 +91,12 @@ def test_a_process_counts_from_its_beginning_and_then_by_what_it_has_added(tmp_p
         return processor.look(7)
 
     hertz, cores = os.sysconf("SC_CLK_TCK"), os.cpu_count()
-    assert uses(hertz // 2) == Use(1.0, 0.5 / cores)
-    assert uses(hertz) == Use(1.0, 0.5 / cores)
-    assert uses(hertz) == Use(0.0, 0.0)
+    assert uses(hertz // 2) == Use(1.0, 0.5 / cores, 2.0)
+    assert uses(hertz) == Use(1.0, 0.5 / cores, 2.0)
+    assert uses(hertz) == Use(0.0, 0.0, 2.0)
     now_s[0] += 3.0
-    assert processor.look(None) == Use(3.0, 1 / cores)
-    assert processor.look(None) == Use(0.0, 0.0)
+    assert processor.look(None) == Use(3.0, 1 / cores, 3.0)
+    assert processor.look(None) == Use()
 
 
 def test_a_database_of_an_older_dewfall_is_brought_up_to_date_and_keeps_what_it_holds(tmp_path):

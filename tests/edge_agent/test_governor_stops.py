@@ -11,7 +11,7 @@ from edge_agent.config import Learning, Limits, TelemetrySettings
 from edge_agent.drivers.learner_process import LearnerProcess
 from edge_agent.governor import Situation
 from edge_agent.ports import Job
-from edge_agent.values import NotFitted, Quality, Reading, Telemetry
+from edge_agent.values import NotFitted, Quality, Reading, Shape, Telemetry
 from edge_agent.watch import Watch
 from learning_core.params import zeros
 from learning_core.samples import Batch
@@ -76,5 +76,5 @@ def test_a_breach_stops_a_learner_that_is_at_work_within_a_second(tmp_path, job)
 
 def test_a_device_with_little_room_does_a_shorter_job(tmp_path, job):
     learner = LearnerProcess(tmp_path / "learning", Learning(steps=60))
-    commands = [learner._command(replace(job, effort=effort), tmp_path) for effort in (1.0, 0.25, 0.001)]
+    commands = [learner._command(replace(job, shape=Shape(share)), tmp_path) for share in (1.0, 0.25, 0.001)]
     assert [command.steps for command in commands] == [60, 15, 1]

@@ -131,7 +131,7 @@ PARENT = """
     from protos.learner_records import FitCommand, encode_line
     learner = LearnerProcess(Path(sys.argv[1]), Learning())
     learner._start()
-    learner._send(encode_line(FitCommand(sys.argv[2], sys.argv[3], 5, 100000, 8, 0.01, 0)))
+    learner._send(encode_line(FitCommand(sys.argv[2], sys.argv[3], 5, 100000, 8, 0.01, 0, 8)))
     print(learner.pid, flush=True)
     threading.Event().wait()
 """

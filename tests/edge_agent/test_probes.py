@@ -21,6 +21,11 @@ def test_a_program_tells_its_output(program):
     assert run_program(program("echo throttled=0x0"), 10.0) == Outcome({"output": "throttled=0x0\n"}, Quality.OK)
 
 
+def test_a_program_speaks_english_whatever_the_owner_does(program, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert run_program(program("echo $LC_ALL"), 10.0).texts == {"output": "C\n"}
+
+
 def test_a_program_that_is_not_there_is_absent(tmp_path):
     assert run_program([str(tmp_path / "nothing")], 10.0).quality is Quality.ABSENT
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edge_agent.sensors.device import Look, telemetry_of
+from edge_agent.sensors.device import MACHINE_FILES, Look, telemetry_of
+from edge_agent.sensors.network import ROUTES, metered, parse_metered, parse_way_out
 from edge_agent.sensors.pressure import (
-    MACHINE_FILES,
     cpu_pressure,
     free_memory,
     parse_cores,
@@ -30,7 +30,7 @@ from edge_agent.values import Quality
 
 PARSERS = (
     *(parse_millidegrees, parse_share, parse_throttled, parse_battery),
-    *(parse_pressure, parse_load, parse_cores, parse_free_mib),
+    *(parse_pressure, parse_load, parse_cores, parse_free_mib, parse_metered),
 )
 NOTHING = Snapshot("", {}, Quality.ABSENT, 0.0)
 
@@ -185,6 +185,58 @@ def test_free_memory_is_what_programs_may_still_take():
     assert free_memory(files({"proc/meminfo": "MemFree: 1 kB\nMemAvailable:    2048 kB\n"})).value == 2.0
 
 
+ROUTE_HEAD = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
+
+
+def route(interface, destination="00000000", flags="0003", metric=600, mask="00000000"):
+    return f"{interface}\t{destination}\t0101A8C0\t{flags}\t0\t0\t{metric}\t{mask}\t0\t0\t0\n"
+
+
+def test_the_way_out_is_the_cheapest_default_route_that_is_up():
+    lan = route("eth0", "0001A8C0", mask="00FFFFFF", metric=1)
+    assert parse_way_out(ROUTE_HEAD + lan + route("wlan0") + route("wwan0", metric=700)) == "wlan0"
+    assert parse_way_out(ROUTE_HEAD + lan + route("wlan0", flags="0002")) is None
+    assert parse_way_out(ROUTE_HEAD + route("wwan0") + "wlan0\t0000") == "wwan0"  # cut off
+    assert parse_way_out("") is None
+
+
+def test_network_manager_tells_of_each_interface_unless_it_does_not_know():
+    told = "GENERAL.DEVICE:wlan0\nGENERAL.IP-IFACE:wlan0\nGENERAL.METERED:no (guessed)\n\n"
+    modem = "GENERAL.DEVICE:cdc-wdm0\nGENERAL.IP-IFACE:wwan0\nGENERAL.METERED:yes\n\n"
+    wire = "GENERAL.DEVICE:eth0\nGENERAL.IP-IFACE:\nGENERAL.METERED:unknown\n"
+    assert parse_metered(told + modem + wire) == {"wlan0": False, "cdc-wdm0": True, "wwan0": True}
+
+
+@pytest.mark.parametrize(
+    ("interface", "told", "value"),
+    [
+        ("wlan0", "GENERAL.DEVICE:wlan0\nGENERAL.METERED:yes (guessed)\n", 1.0),
+        ("wlan0", "GENERAL.DEVICE:wlan0\nGENERAL.METERED:no\n", 0.0),
+        ("wwan0", "GENERAL.DEVICE:wwan0\nGENERAL.METERED:no\n", 0.0),  # a person said so
+        ("wwan0", "GENERAL.DEVICE:wwan0\nGENERAL.METERED:unknown\n", 1.0),
+        ("ppp0", None, 1.0),
+        ("wlan0", None, None),
+        ("wlan0", "Error: NetworkManager is not running.", None),
+    ],
+)
+def test_bytes_cost_money_where_network_manager_says_so_or_a_modem_is_the_way_out(interface, told, value):
+    machine = files({ROUTES: ROUTE_HEAD + route(interface)})
+    reading = metered(machine, None if told is None else files({"output": told}))
+    assert (reading.value if reading.quality is Quality.OK else None) == value
+
+
+def test_a_program_that_refuses_or_a_device_without_a_way_out_tells_nothing():
+    assert metered(files({ROUTES: ROUTE_HEAD + route("eth0")}), snapshot(Quality.DENIED)).quality is Quality.ABSENT
+    assert metered(files({ROUTES: ROUTE_HEAD}), files({"output": "GENERAL.METERED:yes"})).quality is Quality.ABSENT
+    assert metered(files({ROUTES: ROUTE_HEAD + "a b c d e f g h\n"}), None).quality is Quality.ABSENT
+
+
+@given(st.text() | st.lists(st.sampled_from([ROUTE_HEAD, route("a"), "\t", "0", "ff", " x"])).map("".join))
+def test_no_table_of_routes_breaks_the_reader(text):
+    with contextlib.suppress(ValueError):
+        assert parse_way_out(text) is None or isinstance(parse_way_out(text), str)
+
+
 SCRAPS = st.sampled_from(
     ["-", "0", "1", "9" * 300, "throttled=0x", "some avg10=", "MemAvailable: ", "nan", "Battery", "\n"]
 )
@@ -241,6 +293,7 @@ LOOKS = st.builds(
         "cpu0/thermal_throttle/core_throttle_count", "cpufreq/p/scaling_max_freq", "cpufreq/p/cpuinfo_max_freq"
     ),
     firmware=places("output"),
+    network=st.none() | st.builds(lambda text: files({"output": text}), TEXT),
     phone=st.none() | st.builds(lambda text: files({"output": text}), PHONE_TEXT),
     earlier=st.dictionaries(st.just("cpu0/thermal_throttle/core_throttle_count"), st.integers()),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.app import STOP_WITHIN_S
-from edge_agent.config import AgentSettings, TelemetrySettings
+from edge_agent.config import AgentSettings, Learning, TelemetrySettings
 from learning_core.errors import ConfigError, StateError
 from protos.settings import load
 
@@ -54,6 +54,9 @@ def test_what_telemetry_and_the_learner_need_is_not_forbidden(unit):
     assert not {"MemoryDenyWriteExecute", "ProcSubset", "PrivateDevices"} & set(unit)
     assert not any(value.startswith("~") and "@resources" in value for value in unit["SystemCallFilter"])
     assert unit["DeviceAllow"] == ["/dev/vcio rw"]
+    assert unit["Delegate"] == ["cpu memory"]
+    assert "ProtectControlGroups" not in unit
+    assert Learning().max_memory_mib < int(unit["MemoryMax"][0].removesuffix("M"))
     assert {"AF_UNIX", "AF_INET", "AF_INET6"} <= set(unit["RestrictAddressFamilies"][0].split())
 
 
