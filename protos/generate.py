@@ -1,11 +1,11 @@
-"""Write the gRPC stubs from dewfall.proto: `python -m protos.generate`; with `--check`, only say whether they fit."""
+"""Write the gRPC stubs of every .proto: `python -m protos.generate`; with `--check`, only say whether they fit."""
 
 import sys
 import tempfile
 from pathlib import Path
 
-PROTO = Path("protos/dewfall.proto")
-STUBS = ("dewfall_pb2.py", "dewfall_pb2.pyi", "dewfall_pb2_grpc.py")
+PROTOS = ("dewfall", "offload")
+STUBS = tuple(f"{name}_pb2{ending}" for name in PROTOS for ending in (".py", ".pyi", "_grpc.py"))
 
 
 def generate(root: Path, out: Path) -> None:
@@ -13,7 +13,7 @@ def generate(root: Path, out: Path) -> None:
     from grpc_tools import protoc  # type: ignore[import-untyped]  # noqa: PLC0415
 
     arguments = ["protoc", f"-I{root}", f"--python_out={out}", f"--pyi_out={out}", f"--grpc_python_out={out}"]
-    if protoc.main([*arguments, str(root / PROTO)]) != 0:
+    if protoc.main([*arguments, *(str(root / "protos" / f"{name}.proto") for name in PROTOS)]) != 0:
         raise SystemExit("the stubs could not be generated; see protoc's message above")
 
 
@@ -31,7 +31,8 @@ def main() -> None:
             if (Path(folder) / "protos" / name).read_bytes() != (root / "protos" / name).read_bytes()
         ]
     if odd:
-        raise SystemExit(f"{', '.join(odd)} differ from {PROTO}; run `python -m protos.generate` and commit the result")
+        names = ", ".join(odd)
+        raise SystemExit(f"{names} differ from protos/*.proto; run `python -m protos.generate` and commit the result")
 
 
 if __name__ == "__main__":
