@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from cloud_server.config import Release
-from cloud_server.distillation import Base, distil, merged, pool, speakers
+from cloud_server.distillation import Base, Speaker, distil, merged, pool, speakers
 from cloud_server.evaluation import Evaluation, Quality, known_after, verdict
+from cloud_server.healthy import decode_updates, encode_updates, healthy_updates
 from cloud_server.measurement import Sampler, assess, exam
-from cloud_server.places import DISTILLED, EVALUATION, MERGED, POOL, PUBLISHED
+from cloud_server.places import DISTILLED, EVALUATION, HEALTHY, MERGED, POOL, PUBLISHED
 from cloud_server.ports import Publish, Report, Shelf
 from cloud_server.releases import NEXT_SEED, Yardstick, compose
 from cloud_server.workflow import Step
@@ -38,14 +39,26 @@ def candidate_steps(task: Task, rules: Release, shelf: Shelf, publish: Publish) 
     config, seed = task.base.config, task.seed + NEXT_SEED * task.version
     sampler = Sampler(rules.sampler_steps, rules.distilled_guidance)
 
-    def make_pool(_: Report) -> bytes:
+    def who_speaks() -> list[Speaker]:
         taught = Sampler(rules.sampler_steps, rules.guidance)
         learned_sampler = Sampler(rules.sampler_steps, rules.pool_guidance)
         learned = decode_params(shelf.read(MERGED))
-        parts = speakers(
+        return speakers(
             task.base, task.base_sampler, task.teacher, task.teacher_known, learned, taught, learned_sampler
         )
-        samples = pool(parts, rules.pool_size, seed)
+
+    def made(evaluation: Evaluation) -> Base:
+        start = start_factors(config, len(next(iter(task.base.start.values()))), seed)
+        return Base(config, decode_params(shelf.read(DISTILLED)), start, task.base.alpha, evaluation.known)
+
+    def learn_on_it(_: Report) -> bytes:
+        evaluation = Evaluation.model_validate_json(shelf.read(EVALUATION))
+        if not evaluation.publish:
+            return b""
+        return encode_updates(healthy_updates(made(evaluation), task.yardstick.held_out, seed))
+
+    def make_pool(_: Report) -> bytes:
+        samples = pool(who_speaks(), rules.pool_size, seed)
         return encode_tensors({"features": samples.features, "conditions": samples.conditions})
 
     def make_student(report: Report) -> bytes:
@@ -75,10 +88,16 @@ def candidate_steps(task: Task, rules: Release, shelf: Shelf, publish: Publish) 
         evaluation = Evaluation.model_validate_json(shelf.read(EVALUATION))
         if not evaluation.publish:
             return b""
-        start = start_factors(config, len(next(iter(task.base.start.values()))), seed)
-        base = Base(config, decode_params(shelf.read(DISTILLED)), start, task.base.alpha, evaluation.known)
         files, manifest = compose(
-            task.version, base, task.base_graph, sampler, task.yardstick, rules.device_gates, seed
+            task.version,
+            made(evaluation),
+            task.base_graph,
+            sampler,
+            task.yardstick,
+            rules.device_gates,
+            who_speaks(),
+            decode_updates(shelf.read(HEALTHY)),
+            seed,
         )
         return publish(files, manifest).encode()
 
@@ -87,5 +106,6 @@ def candidate_steps(task: Task, rules: Release, shelf: Shelf, publish: Publish) 
         Step(POOL, make_pool),
         Step(DISTILLED, make_student),
         Step(EVALUATION, examine),
+        Step(HEALTHY, learn_on_it),
         Step(PUBLISHED, publish_it),
     ]

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cloud_server.measurement import Sampler, balanced, draw, noise_for
 from cloud_server.ports import Report
@@ -68,6 +69,16 @@ def speakers(
         Speaker(new, tuple(sorted(unknown)), new_sampler),
     ]
     return [part for part in parts if part.conditions]
+
+
+def spoken(parts: Sequence[Speaker], noise: Array, asked: NDArray[np.int64]) -> Array:
+    """Images [N, C, H, W] for conditions [N] from noise of that shape, each by who speaks for its condition."""
+    images = np.empty_like(noise)
+    for part in parts:
+        rows = np.isin(asked, part.conditions)
+        if rows.any():
+            images[rows] = draw(part.model, noise[rows], asked[rows], part.sampler)
+    return images
 
 
 def pool(parts: Sequence[Speaker], size: int, seed: int) -> Batch:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloud_server.config import Network, Release, Training
-from cloud_server.distillation import Base
+from cloud_server.distillation import Base, Speaker
 from cloud_server.evaluation import Evaluation, Quality
+from cloud_server.healthy import decode_updates, encode_updates, healthy_updates
 from cloud_server.measurement import Sampler, assess, exam
 from cloud_server.places import (
     EVALUATION,
+    HEALTHY,
     JUDGE,
     JUDGE_GRAPH,
     PUBLISHED,
@@ -85,6 +87,9 @@ def student_lane(ground: Ground, shelf: Shelf, engine: Evaluate) -> list[Step]:
     def export(_: Report) -> bytes:
         return export_student(load_student(shelf, ground), training.rank, training.alpha, ground.held_out, engine)
 
+    def learn_on_it(_: Report) -> bytes:
+        return encode_updates(healthy_updates(first_base(shelf, ground), ground.held_out, training.seed))
+
     def examine(_: Report) -> bytes:
         everything, each = range(ground.num_conditions), ground.rules.images_per_condition
         quality = _quality(load_student(shelf, ground), everything, each, ground, shelf)
@@ -98,6 +103,7 @@ def student_lane(ground: Ground, shelf: Shelf, engine: Evaluate) -> list[Step]:
         Step(STUDENT, lambda report: _trained(STUDENT, training.student, ground, report)),
         Step(STUDENT_GRAPH, export),
         Step(EVALUATION, examine),
+        Step(HEALTHY, learn_on_it),
     ]
 
 
@@ -109,12 +115,22 @@ def final_lane(ground: Ground, shelf: Shelf, publish: Publish) -> list[Step]:
         return quality.model_dump_json(indent=1).encode()
 
     def publish_first(_: Report) -> bytes:
-        training, rules, student = ground.training, ground.rules, load_student(shelf, ground)
-        start = start_factors(student.config, training.rank, training.seed + NEXT_SEED * FIRST)
-        base = Base(student.config, weights_of(student), start, training.alpha, ground.known)
+        training, rules = ground.training, ground.rules
+        teachers = [Speaker(load_teacher(shelf, ground), ground.known, ground.sampler)]
+        updates = decode_updates(shelf.read(HEALTHY))
         yardstick = Yardstick(load_judge(shelf, ground), shelf.read(JUDGE_GRAPH), ground.held_out, rules.golden_images)
         graph = shelf.read(STUDENT_GRAPH)
-        files, manifest = compose(FIRST, base, graph, ground.sampler, yardstick, rules.device_gates, training.seed)
+        files, manifest = compose(
+            FIRST,
+            first_base(shelf, ground),
+            graph,
+            ground.sampler,
+            yardstick,
+            rules.device_gates,
+            teachers,
+            updates,
+            training.seed,
+        )
         return publish(files, manifest).encode()
 
     return [Step(TEACHER_EXAM, examine), Step(PUBLISHED, publish_first)]
@@ -122,6 +138,12 @@ def final_lane(ground: Ground, shelf: Shelf, publish: Publish) -> list[Step]:
 
 def load_student(shelf: Shelf, ground: Ground) -> FlowImage:
     return flow_image_of(ground.config_of(ground.training.student), decode_params(shelf.read(STUDENT)))
+
+
+def first_base(shelf: Shelf, ground: Ground) -> Base:
+    training, student = ground.training, load_student(shelf, ground)
+    start = start_factors(student.config, training.rank, training.seed + NEXT_SEED * FIRST)
+    return Base(student.config, weights_of(student), start, training.alpha, ground.known)
 
 
 def load_teacher(shelf: Shelf, ground: Ground) -> FlowImage:

@@ -10,11 +10,22 @@ PLAN = "plan.json"
 ADAPTER, BASE_QUALITY = "adapter.safetensors", "base_quality.json"
 MERGED, POOL, DISTILLED = "merged.safetensors", "pool.safetensors", "distilled.safetensors"
 EVALUATION, PUBLISHED = "evaluation.json", "published"
-CANDIDATE_STEPS = (MERGED, POOL, DISTILLED, EVALUATION, PUBLISHED)
+HEALTHY = "healthy.safetensors"  # what honest devices make of a release, before anybody has it
+CANDIDATE_STEPS = (MERGED, POOL, DISTILLED, EVALUATION, HEALTHY, PUBLISHED)
 # the artefacts of the first release, which ends with the last two as well
 JUDGE, TEACHER, STUDENT = "judge.safetensors", "teacher.safetensors", "student.safetensors"
 JUDGE_GRAPH, STUDENT_GRAPH, TEACHER_EXAM = "judge.onnx", "student.onnx", "teacher.json"
-INIT_STEPS = (JUDGE, JUDGE_GRAPH, STUDENT, STUDENT_GRAPH, TEACHER, EVALUATION, TEACHER_EXAM, PUBLISHED)
+INIT_STEPS = (
+    JUDGE,
+    JUDGE_GRAPH,
+    STUDENT,
+    STUDENT_GRAPH,
+    TEACHER,
+    EVALUATION,
+    HEALTHY,
+    TEACHER_EXAM,
+    PUBLISHED,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,31 @@
-"""Whether a student may be served: made to draw a release's golden set and looked at from outside.
+"""Whether a student may be served: made to draw a release's golden set in every setting, and looked at from outside.
 
-Class fidelity alone saturates and KID alone misses wrong labels, so both are bounded, and the share of values out of
-range with them. What cannot be measured is not accepted.
+Class fidelity alone saturates and KID alone misses wrong labels, so no figure decides alone. What honest learning does
+to a release was measured by whoever made it; what goes further than that is held, and what breaks the release's hard
+limits is banned. What cannot be measured is not accepted.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from edge_agent.ports import Engine, Judge
+from edge_agent.examination import Base, Pace, base_of, measure_all, nearness_of, pace_of
+from edge_agent.ports import Release
 from edge_agent.values import Golden
-from learning_core.errors import Malformed
-from learning_core.metrics.images import class_fidelity, kid, out_of_range_share
-from protos.release import Manifest
+from learning_core.metrics.golden import HARMS, Figures, Harms, harms
+from learning_core.params import Params
+from learning_core.samples import Batch
+from protos.release import STUDENT_GRAPH, USUAL, Manifest
 
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """How a student does on the golden set; the shares are meaningless unless `finite`."""
-
-    fidelity: float
-    kid: float
-    out_of_range: float
-    finite: bool
+ROUNDING = 1e-6  # shares are ratios of counts: what is exactly at a limit is within it
+SAID = {
+    "fidelity": "fidelity",
+    "kid": "KID",
+    "out_of_range": "the share out of range",
+    "agreement": "agreement with the teacher",
+    "memorising": "likeness to what it learned from",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,55 +36,96 @@ class Accept:
 
 
 @dataclass(frozen=True, slots=True)
-class RollBack:
-    """Not to be served, with every reason."""
+class Hold:
+    """Further from the base than honest learning goes, within the release's hard limits: not served, not banned."""
 
     figures: Figures
     reasons: tuple[str, ...]
 
 
-Verdict = Accept | RollBack
+@dataclass(frozen=True, slots=True)
+class RollBack:
+    """Not to be served ever, with every reason."""
+
+    figures: Figures
+    reasons: tuple[str, ...]
 
 
-def measure(engine: Engine, judge: Judge, golden: Golden, steps: int, guidance: float) -> Figures:
-    """Draw the golden set with this student and look at it."""
-    samples = engine.generate(golden.noise, golden.conditions, steps, guidance)
-    if not np.isfinite(samples).all():
-        return Figures(0.0, 0.0, 1.0, finite=False)
-    logits, features = judge.look(samples)
-    if not (np.isfinite(logits).all() and np.isfinite(features).all()):
-        return Figures(0.0, 0.0, 1.0, finite=False)
-    fidelity = class_fidelity(logits, golden.conditions)
-    return Figures(fidelity, kid(features, golden.real_features), out_of_range_share(samples), finite=True)
+Verdict = Accept | Hold | RollBack
 
 
-def verdict(figures: Figures, golden: Golden, limits: Manifest) -> Verdict:
-    """Accept, or every reason against it, compared with what the base of the release does itself."""
-    if not figures.finite:
-        return RollBack(figures, ("its samples are not finite",))
-    drop, rise = golden.base_fidelity - figures.fidelity, figures.kid - golden.base_kid
+def sound(found: Figures, golden: Golden, limits: Manifest) -> Accept | RollBack:
+    """Whether the base of a release does here what its maker saw it do, within the hard limits."""
+    reasons = _beyond_limits(found, replace(found, fidelity=golden.base_fidelity, kid=golden.base_kid), limits)
+    return RollBack(found, reasons) if reasons else Accept(found)
+
+
+def verdict(found: Mapping[str, Figures], base: Base, limits: Manifest, pace: Pace | None = None) -> Verdict:
+    """Accept, or every reason against it. Figures by variant, the usual one first.
+
+    The hard limits are the usual setting's: another one can only hold an adapter, and so can a student that is slow,
+    which may be the fault of the device.
+    """
+    hard, soft = list[str](), list[str]()
+    for name, seen in found.items():
+        where = "" if name == USUAL else f"as {name}: "
+        if name == USUAL or not seen.finite:
+            hard += [where + reason for reason in _beyond_limits(seen, base.figures[name], limits)]
+        soft += [where + reason for reason in _beyond_bounds(seen, base.figures[name], base.bounds[name])]
+    if pace is not None and not pace.slowdown <= pace.bound:
+        soft.append(f"it takes {pace.slowdown:.2f} times as long as without an adapter, more than {pace.bound:.2f}")
+    figures_ = next(iter(found.values()))
+    if hard:
+        return RollBack(figures_, tuple(hard))
+    return Hold(figures_, tuple(soft)) if soft else Accept(figures_)
+
+
+class Guard:
+    """Checks adapters on releases. Remembers what the base of the last one does here; nothing is saved."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._base: tuple[str, Base] | None = None
+        self._turn = threading.Lock()
+
+    def check(self, release: Release, inputs: Params | None, learned_from: Batch | None = None) -> Verdict:
+        """Of adapter inputs. `learned_from`: what it may be repeating. Raises Malformed when they do not fit."""
+        engines = {graph: engine.adapted(inputs) for graph, engine in release.engines.items()}
+        found = measure_all(engines, release)
+        first = next(iter(found))
+        if learned_from is not None and found[first].finite:
+            near = nearness_of(engines[STUDENT_GRAPH], release, learned_from)
+            found[first] = replace(found[first], nearness=near)
+        pace = pace_of(engines[STUDENT_GRAPH], release, self._clock)
+        return verdict(found, self.base(release), release.manifest, pace)
+
+    def base(self, release: Release) -> Base:
+        with self._turn:
+            if self._base is None or self._base[0] != release.digest:
+                self._base = (release.digest, base_of(release))
+            return self._base[1]
+
+
+def _beyond_limits(found: Figures, base: Figures, limits: Manifest) -> tuple[str, ...]:
+    if not found.finite:
+        return ("its samples are not finite",)
+    drop, rise = base.fidelity - found.fidelity, found.kid - base.kid
     reasons = []
-    if not drop <= limits.max_fidelity_drop:
+    if not drop <= limits.max_fidelity_drop + ROUNDING:
         reasons.append(f"fidelity fell by {drop:.3f}, more than {limits.max_fidelity_drop:g}")
     if not rise <= limits.max_kid_rise:
         reasons.append(f"KID rose by {rise:.3f}, more than {limits.max_kid_rise:g}")
-    if not figures.out_of_range <= limits.max_out_of_range:
-        reasons.append(f"{figures.out_of_range:.3f} of values are out of range, more than {limits.max_out_of_range:g}")
-    return RollBack(figures, tuple(reasons)) if reasons else Accept(figures)
+    if not found.out_of_range <= limits.max_out_of_range:
+        reasons.append(f"{found.out_of_range:.3f} of values are out of range, more than {limits.max_out_of_range:g}")
+    return tuple(reasons)
 
 
-def golden_set(tensors: Mapping[str, Any], num_conditions: int) -> Golden:
-    """What a release's golden file holds. Raises Malformed."""
-    if tensors.keys() != {"noise", "conditions", "base_fidelity", "real_features", "base_kid"}:
-        raise Malformed("a golden set holds noise, conditions, base_fidelity, real_features and base_kid")
-    noise, conditions, real = tensors["noise"], tensors["conditions"], tensors["real_features"]
-    figures = tensors["base_fidelity"], tensors["base_kid"]
-    if any(each.dtype != np.float32 for each in (noise, real, *figures)) or conditions.dtype != np.int64:
-        raise Malformed("a golden set's conditions are int64 and everything else float32")
-    if noise.ndim != 4 or len(noise) < 2 or conditions.shape != noise.shape[:1]:
-        raise Malformed(f"golden noise {noise.shape} does not go with conditions {conditions.shape}")
-    if conditions.min() < 0 or conditions.max() >= num_conditions:
-        raise Malformed(f"golden conditions have to lie within 0..{num_conditions - 1}")
-    if real.ndim != 2 or len(real) < 2 or any(figure.shape != (1,) for figure in figures):
-        raise Malformed("a golden set needs rows of real features and one number for each figure of the base")
-    return Golden(noise, conditions, real, *(float(figure[0]) for figure in figures))
+def _beyond_bounds(found: Figures, base: Figures, most: Harms) -> tuple[str, ...]:
+    if not found.finite:
+        return ()
+    harm = harms(found, base)
+    return tuple(
+        f"{SAID[name]} went {value:.3f} from the base, healthy updates stay below {bound:.3f}"
+        for name, value, bound in zip(HARMS, harm, most, strict=True)
+        if value > bound + ROUNDING
+    )

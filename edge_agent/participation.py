@@ -4,23 +4,40 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
+from edge_agent.adapters import Worn, inputs_of
 from edge_agent.config import Privacy
-from edge_agent.guard import RollBack, measure, verdict
+from edge_agent.guard import Accept, Guard, RollBack
+from edge_agent.offload import LEARNING
 from edge_agent.ports import Job, Journal, Memory, Release, Trainer
 from edge_agent.serving import Served, Serving
-from edge_agent.values import Action, Answer, Decision, Fitted, NotFitted
+from edge_agent.values import Answer, Decision, Fitted, NotFitted, Shape
 from learning_core.errors import DewfallError
 from learning_core.federation.accountant import Spending, epsilon
-from learning_core.federation.lora_algebra import serving_inputs
 from learning_core.federation.privacy import clip
 from learning_core.params import Params, Shapes, subtract
+from learning_core.samples import Batch
 from learning_core.updates import Update
 from protos.flower_records import Declined, DeviceStatus, StatusQuery, Trained, TrainRequest
 
 log = logging.getLogger(__name__)
 MARGIN = 0.9  # of a round's deadline may go into training; the rest is for checking and sending
 MAX_REASON = 200
+
+
+class Candidates(Protocol):
+    """Where what is new goes: releases that a fog tells of, and adapters that were learned here."""
+
+    def announce(self, version: int, digest: str) -> str | None: ...
+
+    def adopt(self, release: Release, adapter: Params) -> None:
+        """Serve a checked one on trial."""
+        ...
+
+    def refuse(self, adapter: Params, reason: str) -> None:
+        """Never serve this one."""
+        ...
 
 
 class Participant:
@@ -35,8 +52,8 @@ class Participant:
         decision: Callable[[], Decision],
         privacy: Privacy,
         figures: Callable[[], Mapping[str, float]],
-        announce: Callable[[int, str], str | None],
-        adopt: Callable[[Release, Params], None],
+        candidates: Candidates,
+        guard: Guard,
         patience_s: float,
     ) -> None:
         self._serving = serving
@@ -46,8 +63,8 @@ class Participant:
         self._decision = decision
         self._privacy = privacy
         self._figures = figures
-        self._announce = announce
-        self._adopt = adopt
+        self._candidates = candidates
+        self._guard = guard
         self._patience_s = patience_s
         self._turn = threading.Lock()
         self._at_work: tuple[str, int] | None = None
@@ -57,9 +74,9 @@ class Participant:
 
     def status(self, query: StatusQuery) -> DeviceStatus:
         """How the device is; the query says what the newest release is."""
-        news = self._announce(query.latest_release, query.manifest_sha256)
+        news = self._candidates.announce(query.latest_release, query.manifest_sha256)
         decision, served = self._decision(), self._serving.served
-        ready, reason = decision.action is Action.TRAIN, f"{decision.reason}: {decision.sentence}"
+        ready, reason = decision.action in LEARNING, f"{decision.reason}: {decision.sentence}"
         if at_work := self._at_work:
             ready, reason = False, f"busy: training for round {at_work[1]} of {at_work[0]}"
         elif ready and news:
@@ -98,6 +115,11 @@ class Participant:
         finally:
             self._turn.release()
 
+    @property
+    def at_work(self) -> bool:
+        """Whether a round is being worked on."""
+        return self._at_work is not None
+
     def budget_left(self) -> bool:
         """Whether one more round like the last would still be within the budget."""
         return self._after_next <= self._privacy.max_epsilon
@@ -120,22 +142,23 @@ class Participant:
         if not self.budget_left():
             text = f"epsilon would be {self._after_next:.3g}, more than this device's {self._privacy.max_epsilon:g}"
             return self._decline(request, "budget", text)
-        if (decision := self._decision()).action is not Action.TRAIN:
+        if (decision := self._decision()).action not in LEARNING:
             return self._decline(request, decision.reason, decision.sentence)
-        return self._learn(request, served, spending, decision.effort)
+        return self._learn(request, served, spending, decision.shape)
 
-    def _learn(self, request: TrainRequest, served: Served, spending: Spending, effort: float) -> Trained | Declined:
+    def _learn(self, request: TrainRequest, served: Served, spending: Spending, shape: Shape) -> Trained | Declined:
         release = served.release
         samples, newest = self._memory.samples()
         name = f"{request.fog}-{request.round}-{request.base_version}"
-        job = Job(name, release, request.shared, request.base_version, samples, request.deadline_s * MARGIN, effort)
+        within_s = request.deadline_s * MARGIN
+        job = Job(name, release, request.shared, request.base_version, samples, within_s, shape, (spending,))
         fitted = self._trainer.fit(job, self._decision)
+        self._account(self._journal.spendings())  # learning elsewhere may have been charged for, also in vain
         if isinstance(fitted, NotFitted):
             return self._decline(request, "stopped", fitted.reason)
         self._memory.mark_trained(newest)
-        if (reasons := self._check(release, fitted.adapter)) is not None:
-            self._journal.tally("rolled_back")
-            return self._decline(request, "golden", reasons)
+        if (refused := self._refused(request, release, fitted.adapter, samples)) is not None:
+            return refused
         if self._serving.served is None or self._serving.served.release is not release:
             return self._decline(request, "release", "another release came while this device was training")
         return self._send(request, fitted, len(samples), release, spending)
@@ -143,7 +166,7 @@ class Participant:
     def _send(
         self, request: TrainRequest, fitted: Fitted, num_examples: int, release: Release, spending: Spending
     ) -> Trained:
-        self._adopt(release, fitted.adapter)
+        self._candidates.adopt(release, fitted.adapter)
         update = Update(subtract(fitted.adapter, request.shared), num_examples, request.base_version)
         metrics = {"train_seconds": fitted.seconds, "train_steps": float(fitted.steps)}
         answer = Answer(clip(update, request.clip_norm), metrics)
@@ -152,15 +175,18 @@ class Participant:
         log.info("round %d of %s: trained on %d samples", request.round, request.fog, num_examples)
         return Trained(request.round, answer.update, answer.metrics)
 
-    def _check(self, release: Release, adapter: Params) -> str | None:
-        """Why a candidate may not be served, None when it may."""
-        manifest = release.manifest
-        inputs = serving_inputs(release.start, adapter, manifest.num_conditions, manifest.known_conditions)
-        figures = measure(
-            release.engine.adapted(inputs), release.judge, release.golden, manifest.steps, manifest.guidance
-        )
-        checked = verdict(figures, release.golden, manifest)
-        return "; ".join(checked.reasons) if isinstance(checked, RollBack) else None
+    def _refused(self, request: TrainRequest, release: Release, adapter: Params, samples: Batch) -> Declined | None:
+        """Why a candidate is neither served nor sent, None when it is."""
+        inputs = inputs_of(release, Worn(shared=adapter))
+        checked = self._guard.check(release, inputs, samples)
+        if isinstance(checked, Accept):
+            return None
+        reasons = "; ".join(checked.reasons)
+        if isinstance(checked, RollBack):
+            self._candidates.refuse(adapter, reasons)
+            self._journal.tally("rolled_back")
+            return self._decline(request, "golden", reasons)
+        return self._decline(request, "held", reasons)
 
     def _decline(self, request: TrainRequest, reason: str, sentence: str) -> Declined:
         log.info("round %d of %s declined: %s: %s", request.round, request.fog, reason, sentence)

@@ -1,27 +1,58 @@
-"""Which release and which adapter are served: found again after a start, and exchanged between two requests."""
+"""Which release and which adapters are served: found again after a start, exchanged between two requests, and back."""
 
 import logging
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from edge_agent.ports import Facts, Release, Shelf
-from edge_agent.serving import Served, Serving
+from edge_agent.adapters import Adapters, Worn, inputs_of
+from edge_agent.ports import Release, Shelf, SlotStore
+from edge_agent.serving import Serving, served_with
+from edge_agent.slots import (
+    PERSONAL,
+    RELEASE,
+    SHARED,
+    Slots,
+    encode_slots,
+    fallen_back,
+    going_back,
+    has_failed,
+    passed,
+    started,
+    tried,
+)
 from learning_core.errors import DewfallError, LinkDown, Malformed, Tampered
-from learning_core.federation.lora_algebra import serving_inputs
 from learning_core.params import Params
 
 log = logging.getLogger(__name__)
-SERVED = "served_release"
+
+
+@dataclass(frozen=True, slots=True)
+class OnTrial:
+    """What is on trial, on the release that is served, since when on the clock of `Serving`."""
+
+    kind: str
+    name: str
+    release: Release
+    since_s: float
 
 
 class Upgrade:
-    """Saved as the fact of which version is served, written before it is."""
+    """Saved as slots, stored before anything is served; every method may be called from any thread."""
 
-    def __init__(self, shelf: Shelf, serving: Serving, facts: Facts) -> None:
+    def __init__(
+        self, shelf: Shelf, serving: Serving, store: SlotStore, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._shelf = shelf
         self._serving = serving
-        self._facts = facts
+        self._store = store
+        self._adapters = Adapters(shelf, store)
+        self._clock = clock
+        self._since_s = 0.0
         self._wanted: tuple[int, str] | None = None
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
         self.news = threading.Event()  # set while there may be something to install
 
     def restore(self) -> None:
@@ -30,20 +61,22 @@ class Upgrade:
         One whose bytes were changed is set aside and named in a Tampered error; the next start goes on with the one
         before it, or fetches it anew.
         """
-        version = self._facts.fact(SERVED)
-        if version is None or version not in self._shelf.versions():
-            version = next(iter(self._shelf.versions()), None) if version is not None else None
-        if version is None:
-            return
-        try:
-            release = self._shelf.load(version)
-        except (Tampered, Malformed) as error:
-            aside = self._shelf.set_aside(version)
-            raise Tampered(
-                f"release {version} was changed since it was verified ({error}); it was moved to {aside}, "
-                "so start the agent again and it will fetch the release anew"
-            ) from error
-        self._serve(release, self._shelf.adapter(release))
+        with self._turn:
+            slots = started(self._store.slots(RELEASE))
+            if has_failed(slots):
+                slots = self._fall(slots, "the agent did not stay up while it was on trial")
+            there = self._shelf.versions()
+            if slots.served and int(slots.served) not in there:
+                left = fallen_back(slots)
+                slots = left if left.served and int(left.served) in there else Slots(newest=slots.newest)
+                good = next((version for version in there if not self._is_banned(version)), None)
+                slots = slots if slots.served or good is None else Slots(good=str(good), newest=slots.newest)
+            if not slots.served:
+                return
+            self._store.store(RELEASE, "", slots, {})
+            release = self._verified(int(slots.served))
+            self._adapters.restore(release)
+            self._serve(release)
 
     def announce(self, version: int, digest: str) -> str | None:
         """The fog has this release as its newest: what stands between it and being served here, if anything."""
@@ -52,6 +85,8 @@ class Upgrade:
             return None
         if (reason := self._shelf.ban_on(digest)) is not None:
             return f"release {version} is refused here: {reason}"
+        if version < (newest := self._store.slots(RELEASE).newest):
+            return f"release {version} is refused here: release {newest} has been here, and versions only grow"
         self._wanted = (version, digest)
         self.news.set()
         return f"release {version} is being fetched"
@@ -73,22 +108,157 @@ class Upgrade:
             self.news.clear()
             return
         with self._turn:
-            self._facts.set_fact(SERVED, release.version)
-            self._serve(release, self._shelf.adapter(release))
-        self._shelf.prune(release.version)
+            slots, name = self._store.slots(RELEASE), str(release.version)
+            first = Slots(good=name, newest=release.version)  # with nothing to go back to
+            slots = tried(slots, name, release.version) if slots.served else first
+            self._store.store(RELEASE, "", slots, {})
+            self._serve(release)
+            self._shelf.prune({int(each) for each in slots.kept})
         log.info("release %d is served", release.version)
 
     def adopt(self, release: Release, adapter: Params) -> None:
-        """Serve a checked adapter, unless its release has been exchanged meanwhile."""
-        with self._turn:
-            self._shelf.keep_adapter(release, adapter)
-            if self._serving.served is not None and self._serving.served.release is release:
-                self._serve(release, adapter)
+        """Serve a checked shared adapter on trial, unless its release has been exchanged meanwhile."""
+        self._adopt(release, lambda: self._adapters.try_shared(release, adapter))
 
-    def _serve(self, release: Release, adapter: Params | None) -> None:
-        if adapter is None:
-            self._serving.serve(Served(release, release.engine, adapted=False))
-            return
-        manifest = release.manifest
-        inputs = serving_inputs(release.start, adapter, manifest.num_conditions, manifest.known_conditions)
-        self._serving.serve(Served(release, release.engine.adapted(inputs), adapted=True))
+    def adopt_personal(self, release: Release, adapter: Params) -> None:
+        """The same for a personal one, on top of the shared one that is served."""
+        self._adopt(release, lambda: self._adapters.try_personal(release, adapter))
+
+    def refuse(self, adapter: Params, reason: str) -> None:
+        """Never serve this one."""
+        self._adapters.refuse(adapter, reason)
+
+    def worn(self, release: Release) -> tuple[Worn, Params | None]:
+        """The adapters to be served, and the personal one even if it is not proven on the shared one of now."""
+        with self._turn:
+            return self._adapters.worn(release), self._adapters.personal(release)
+
+    def on_trial(self) -> OnTrial | None:
+        """What is on trial, the newest first."""
+        with self._turn:
+            served = self._serving.served
+            if served is None:
+                return None
+            for kind, slots in reversed(self._slots(served.release).items()):  # the newest kind last
+                if slots.trial:
+                    return OnTrial(kind, slots.trial, served.release, self._since_s)
+            return None
+
+    def pass_trial(self, trial: OnTrial) -> None:
+        """It is good from now on, unless something else is on trial meanwhile."""
+        with self._turn:
+            if self.on_trial() != trial:
+                return
+            if trial.kind == RELEASE:
+                self._store.store(RELEASE, "", passed(self._store.slots(RELEASE)), {})
+            else:
+                self._adapters.pass_trial(trial.release, trial.kind)
+            log.info("the %s on trial is good: %s", _words(trial.kind), trial.name[:16])
+
+    def roll_back(self, reason: str, kind: str | None = None) -> str:
+        """Go back from what changed last, or from the release, the shared or the personal adapter that is named.
+
+        What is left behind is banned, with the reason. A sentence: what is served now. Raises DewfallError when there
+        is nothing to go back to.
+        """
+        with self._turn:
+            served = self._serving.served
+            if served is None:
+                raise DewfallError("nothing is served, so there is nothing to go back from")
+            slots = self._slots(served.release)
+            falling, left = going_back(slots, kind)
+            if falling == RELEASE:
+                target = int(left.served)
+                if target not in self._shelf.versions():
+                    raise DewfallError(
+                        f"release {target} is not on this device any more, so there is no way back to it"
+                    )
+                release = self._verified(target)
+                self._fall(slots[RELEASE], reason)
+            else:
+                release = served.release
+                self._adapters.fall_back(release, falling, reason)
+            self._serve(release)
+            log.warning("back from the %s that was served: %s", _words(falling), reason)
+            return self.sentence()
+
+    def drop_personal(self) -> str:
+        """Remove the personal adapter. A sentence: what is served now. Raises DewfallError when nothing is served."""
+        with self._turn:
+            served = self._serving.served
+            if served is None:
+                raise DewfallError("nothing is served, so there is no personal adapter")
+            self._adapters.drop_personal(served.release)
+            self._serve(served.release)
+            return self.sentence()
+
+    def reverify(self) -> None:
+        """Verify the served release's files again and load them anew. Raises Tampered; then nothing has changed."""
+        with self._turn:
+            if (served := self._serving.served) is not None:
+                try:
+                    release = self._shelf.load(served.release.version)
+                except Malformed as error:
+                    raise Tampered(str(error)) from error
+                self._adapters.settle(release)
+                self._serve(release)
+
+    def sentence(self) -> str:
+        """What is served now."""
+        served = self._serving.served
+        if served is None:
+            return "nothing is served now"
+        worn = self._adapters.worn(served.release)
+        names = [kind for kind in (SHARED, PERSONAL) if getattr(worn, kind) is not None]
+        with_them = f"with its {' and '.join(names)} adapter" if names else "without an adapter"
+        return f"release {served.release.version} is served now, {with_them}"
+
+    def standing(self) -> dict[str, Any]:
+        """Slots of release and adapters, and what is banned: JSON for the status."""
+        served = self._serving.served
+        slots = self._slots(served.release) if served else {RELEASE: self._store.slots(RELEASE)}
+        return {**{kind: encode_slots(each) for kind, each in slots.items()}, "bans": self._store.bans()}
+
+    def lift(self, digest: str) -> bool:
+        """A person allows again what is banned; whether it was."""
+        return self._store.lift(digest)
+
+    def _slots(self, release: Release) -> dict[str, Slots]:
+        return {RELEASE: self._store.slots(RELEASE), **self._adapters.served_slots(release)}
+
+    def _adopt(self, release: Release, try_it: Callable[[], str | None]) -> None:
+        with self._turn:
+            if self._serving.served is None or self._serving.served.release is not release:
+                return
+            if (reason := try_it()) is not None:
+                log.info("an adapter that was banned was learned again and is not served: %s", reason)
+                return
+            self._serve(release)
+
+    def _serve(self, release: Release) -> None:
+        self._serving.serve(served_with(release, inputs_of(release, self._adapters.worn(release))))
+        self._since_s = self._clock()
+
+    def _fall(self, slots: Slots, reason: str) -> Slots:
+        digest, left = self._shelf.digest_of(int(slots.served)), fallen_back(slots)
+        self._store.store(RELEASE, "", left, {digest: reason} if digest else {})
+        return left
+
+    def _is_banned(self, version: int) -> bool:
+        digest = self._shelf.digest_of(version)
+        return digest is None or self._shelf.ban_on(digest) is not None
+
+    def _verified(self, version: int) -> Release:
+        """A release from the disk; one that was changed is moved aside. Raises Tampered."""
+        try:
+            return self._shelf.load(version)
+        except (Tampered, Malformed) as error:
+            aside = self._shelf.set_aside(version)
+            raise Tampered(
+                f"release {version} was changed since it was verified ({error}); it was moved to {aside}, "
+                "so start the agent again and it will fetch the release anew"
+            ) from error
+
+
+def _words(kind: str) -> str:
+    return kind if kind == RELEASE else f"{kind} adapter"

@@ -21,6 +21,7 @@ _WORDS = {
     "teacher.safetensors": "train the teacher",
     "student.safetensors": "train the student",
     "student.onnx": "export the student",
+    "healthy.safetensors": "try honest updates",
     "evaluation.json": "examine the student",
     "teacher.json": "examine the teacher",
     "published": "sign and publish",

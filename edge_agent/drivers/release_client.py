@@ -1,4 +1,4 @@
-"""Fetches releases from the fog, believes none before its signature, sums and golden set fit, and keeps two.
+"""Fetches releases from the fog and believes none before its signature, sums and golden set fit.
 
 The fog is an untrusted mirror: what it gives is written to `<version>.partial` and only renamed when it is whole.
 """
@@ -7,16 +7,18 @@ import hashlib
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from edge_agent.drivers.fog_http import FogHttp
 from edge_agent.drivers.onnx_engine import load_release
 from edge_agent.drivers.sqlite_journal import SqliteJournal
-from edge_agent.guard import RollBack, measure, verdict
+from edge_agent.examination import measure
+from edge_agent.guard import RollBack, sound
 from edge_agent.ports import Release
 from learning_core.errors import Malformed, StateError, Tampered
 from learning_core.params import Params
+from learning_core.params import digest as digest_of_params
 from protos.codec import decode_params, encode_params
 from protos.release import (
     MANIFEST,
@@ -30,7 +32,6 @@ from protos.release import (
 from protos.state_folder import write_atomically
 
 log = logging.getLogger(__name__)
-KEPT = 2
 SPOILED_S = 600.0  # a mirror that gave wrong bytes is asked again after this: the release itself may be sound
 
 
@@ -95,35 +96,52 @@ class ReleaseClient:
             return []
         return sorted((int(entry.name) for entry in self._folder.iterdir() if entry.name.isdigit()), reverse=True)
 
-    def prune(self, served: int) -> None:
-        """Keep the served release and the newest other one."""
-        others = [version for version in self.versions() if version != served]
-        for version in others[KEPT - 1 :]:
+    def digest_of(self, version: int) -> str | None:
+        """sha256 of the manifest of one that is installed."""
+        try:
+            return _digest(self._folder / str(version))
+        except OSError:
+            return None
+
+    def prune(self, kept: Collection[int]) -> None:
+        """Keep these releases and what was learned on them."""
+        for version in set(self.versions()) - set(kept):
             shutil.rmtree(self._folder / str(version), ignore_errors=True)
-        kept = set(self.versions())
-        for path in self._folder.glob("*.adapter"):
+        for path in self._folder.glob("*-*.*"):
             if path.name.partition("-")[0] not in {str(version) for version in kept}:
                 path.unlink(missing_ok=True)
 
     def ban_on(self, digest: str) -> str | None:
         return self._journal.ban_on(digest, self._clock())
 
-    def adapter(self, release: Release) -> Params | None:
-        """The adapter this device learned on a release; one that does not fit is as good as none."""
+    def adapter(self, release: Release, kind: str, name: str) -> Params | None:
+        """What this device learned on a release, by its digest; one that was changed is as good as none."""
         try:
-            data = self._adapter_path(release).read_bytes()
-            return decode_params(data, release.manifest.adapter_shapes)
+            adapter = decode_params(
+                self._adapter_path(release, kind, name).read_bytes(), release.manifest.adapter_shapes
+            )
         except FileNotFoundError:
             return None
         except (OSError, Malformed) as error:
-            log.warning("the adapter of release %d is left out: %s", release.version, error)
+            log.warning("a %s adapter of release %d is left out: %s", kind, release.version, error)
             return None
+        return adapter if digest_of_params(adapter) == name else None
 
-    def keep_adapter(self, release: Release, adapter: Params) -> None:
-        write_atomically(self._adapter_path(release), encode_params(adapter))
+    def keep_adapter(self, release: Release, kind: str, adapter: Params) -> str:
+        """Its digest, by which it is found again."""
+        name = digest_of_params(adapter)
+        write_atomically(self._adapter_path(release, kind, name), encode_params(adapter))
+        return name
 
-    def _adapter_path(self, release: Release) -> Path:
-        return self._folder / f"{release.version}-{release.digest[:16]}.adapter"
+    def keep_only(self, release: Release, kind: str, names: Collection[str]) -> None:
+        """Remove all other adapters of a kind that were learned on a release."""
+        kept = {self._adapter_path(release, kind, name) for name in names}
+        for path in self._folder.glob(f"{_prefix(release)}*.{kind}"):
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
+    def _adapter_path(self, release: Release, kind: str, name: str) -> Path:
+        return self._folder / f"{_prefix(release)}{name}.{kind}"
 
     def _fetch(self, version: int, digest: str) -> Path:
         """The release's folder, whole and verified. What a broken download left is used again."""
@@ -162,7 +180,7 @@ class ReleaseClient:
         manifest = verify_release(folder, self._key)
         release = load_release(folder, manifest, _digest(folder))
         figures = measure(release.engine, release.judge, release.golden, manifest.steps, manifest.guidance)
-        checked = verdict(figures, release.golden, manifest)
+        checked = sound(figures, release.golden, manifest)
         if isinstance(checked, RollBack):
             raise Unsound(f"release {manifest.version} fails its golden set here: {'; '.join(checked.reasons)}")
         log.info("release %d is sound: fidelity %.3f, KID %.3f", manifest.version, figures.fidelity, figures.kid)
@@ -175,6 +193,10 @@ def _is_there(path: Path, manifest: Manifest) -> bool:
     except Tampered:
         return False
     return True
+
+
+def _prefix(release: Release) -> str:
+    return f"{release.version}-{release.digest[:16]}-"
 
 
 def _digest(folder: Path) -> str:

@@ -36,3 +36,30 @@ def serving_inputs(
             raise Malformed(f"{LABEL_ROWS} has shape {adapter[LABEL_ROWS].shape}, not {(len(new), delta.shape[1])}")
         delta[new] = adapter[LABEL_ROWS]
     return dict(start) | {name: adapter[name] for name in pairs.values()} | {LABEL_DELTA: delta}
+
+
+def together(first: Params, second: Params) -> dict[str, Array]:
+    """Serving inputs that do what two sets of them do at once: W + B1 A1 + B2 A2. Raises Malformed.
+
+    Ranks are concatenated, [B1 B2] [A1; A2]; where both have the same A, B1 + B2 on it is the same at half the cost.
+    """
+    sizes, others = ({name: _outer(name, value) for name, value in each.items()} for each in (first, second))
+    if sizes != others:
+        odd = sorted(name for name in sizes.keys() | others.keys() if sizes.get(name) != others.get(name))
+        raise Malformed(f"these adapters are not of one student: they differ at {', '.join(odd[:4])}")
+    joined: dict[str, Array] = {LABEL_DELTA: first[LABEL_DELTA] + second[LABEL_DELTA]}
+    for a_name in (name for name in first if name.endswith(".lora_A")):
+        b_name = f"{a_name.removesuffix('.lora_A')}.lora_B"
+        if np.array_equal(first[a_name], second[a_name]):
+            joined |= {a_name: first[a_name], b_name: first[b_name] + second[b_name]}
+        else:
+            joined[a_name] = np.concatenate((first[a_name], second[a_name]))
+            joined[b_name] = np.concatenate((first[b_name], second[b_name]), axis=1)
+    return joined
+
+
+def _outer(name: str, value: Array) -> tuple[int, ...]:
+    """The shape of an adapter input without its rank."""
+    if name.endswith(".lora_A"):
+        return value.shape[1:]
+    return value.shape[:1] if name.endswith(".lora_B") else value.shape

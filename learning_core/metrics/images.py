@@ -72,6 +72,20 @@ def nearest_neighbour_ratio(generated: Array, train: Array, held_out: Array) -> 
     return own / others
 
 
+def leave_one_out_ratio(generated: Array, train: Array) -> float | None:
+    """`nearest_neighbour_ratio` without held-out images: over the distance of a training image to the nearest other.
+
+    None when most training images have a copy among the others, which says nothing.
+    """
+    if len(generated) == 0 or len(train) < 2:
+        raise ValueError("need a generated image and two training images, at least")
+    squares = _squared_distances(train, train)
+    rounding = 1e-6 * float(np.sqrt(squares.max()))
+    np.fill_diagonal(squares, np.inf)
+    among = float(np.median(np.sqrt(squares.min(axis=1))))
+    return _nearest(generated, train) / among if among > rounding else None
+
+
 def ssim(left: Array, right: Array, window: int = 7) -> NDArray[np.float64]:
     """Structural similarity of pairs of images in -1..1, both [N, C, H, W]: [N] in -1..1, exactly 1 for equal images.
 
@@ -138,9 +152,14 @@ def _root(symmetric: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _nearest(rows: Array, others: Array) -> float:
     """Median over rows of the Euclidean distance to the nearest of the others."""
+    return float(np.median(np.sqrt(_squared_distances(rows, others).min(axis=1))))
+
+
+def _squared_distances(rows: Array, others: Array) -> NDArray[np.float64]:
+    """[N, ...] and [M, ...] -> [N, M]."""
     a, b = rows.reshape(len(rows), -1).astype(np.float64), others.reshape(len(others), -1).astype(np.float64)
     squares = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * a @ b.T
-    return float(np.median(np.sqrt(np.clip(squares.min(axis=1), 0, None))))
+    return np.asarray(np.clip(squares, 0, None))
 
 
 def _windowed(x: NDArray[np.float64], side: int) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from cloud_server.ports import ReleaseRow
 from learning_core.errors import Malformed, StateError, Tampered
 from learning_core.updates import Aggregate, ModelVersion
 from protos.cloud_messages import Enrolment
-from protos.release import Manifest, verify_release
+from protos.release import Manifest, usual, verify_release
 
 SHAPES = {"w": (2,)}
 MANIFEST = Manifest(
@@ -37,6 +37,7 @@ MANIFEST = Manifest(
     max_fidelity_drop=0.02,
     max_kid_rise=0.2,
     max_out_of_range=0.05,
+    variants=(usual(1, 1.0),),
 )
 
 

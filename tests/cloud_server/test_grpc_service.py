@@ -35,7 +35,7 @@ from protos.cloud_messages import (
     encode_poll,
 )
 from protos.dewfall_pb2_grpc import CloudStub
-from protos.release import Manifest
+from protos.release import Manifest, usual
 
 SHAPES = {"w": (3,)}
 NOW_S = time.time()  # certificates are compared with the real clock
@@ -55,6 +55,7 @@ MANIFEST = Manifest(
     max_fidelity_drop=0.02,
     max_kid_rise=0.2,
     max_out_of_range=0.05,
+    variants=(usual(1, 1.0),),
 )
 
 

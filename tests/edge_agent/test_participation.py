@@ -7,8 +7,9 @@ from edge_agent.config import Privacy
 from edge_agent.drivers.sqlite_journal import SqliteJournal
 from edge_agent.drivers.sqlite_memory import SqliteMemory
 from edge_agent.drivers.sqlite_store import Database
+from edge_agent.guard import Guard, Hold
 from edge_agent.participation import Participant
-from edge_agent.serving import Served, Serving
+from edge_agent.serving import Serving, served_with
 from edge_agent.values import (
     Action,
     Arrival,
@@ -49,6 +50,7 @@ class Device:
         self.folder, self.release = folder, release
         self.trainer = StandInTrainer(learned)
         self.decision, self.news, self.announced, self.adopted = GO, None, [], []
+        self.refused, self.guard = [], Guard()
         self.privacy = Privacy(max_epsilon=50.0)
         self.database = None
         self.start()
@@ -60,7 +62,7 @@ class Device:
         self.journal, self.memory = SqliteJournal(self.database), SqliteMemory(self.database)
         self.serving = Serving()
         if self.release is not None:
-            self.serving.serve(Served(self.release, self.release.engine, adapted=False))
+            self.serving.serve(served_with(self.release, None))
         self.participant = Participant(
             self.serving,
             self.memory,
@@ -69,10 +71,16 @@ class Device:
             lambda: self.decision,
             self.privacy,
             lambda: {"seen": 3.0},
-            self.announce,
-            lambda release, adapter: self.adopted.append(adapter),
+            self,
+            self.guard,
             0.05,
         )
+
+    def adopt(self, release, adapter):
+        self.adopted.append(adapter)
+
+    def refuse(self, adapter, reason):
+        self.refused.append((adapter, reason))
 
     def announce(self, version, digest):
         self.announced.append((version, digest))
@@ -81,7 +89,10 @@ class Device:
     def keep(self, count):
         batch = Batch(np.zeros((count, 1, 4, 4), np.float32), np.full(count, 7))
         new = [NewSample(batch.features[i], np.zeros(16, np.float32), 7, 0, 0.5) for i in range(count)]
-        self.memory.store(Ingested(Arrival("a", "d", batch, np.zeros(count, int)), new, {}, Threshold()), 1 << 20)
+        self.memory.store(
+            Ingested(Arrival("a", "d", batch, np.zeros(count, int), np.zeros(count, int)), new, {}, Threshold()),
+            1 << 20,
+        )
 
 
 @pytest.fixture
@@ -261,3 +272,41 @@ def test_while_it_is_kept_idle_a_round_is_declined_and_nobody_else_gets_hold_of_
         with pytest.raises(DewfallError, match="ask again"), device.participant.idle(0.01):
             pytest.fail("it was not idle for the second one")
     assert isinstance(device.participant.train(request_for()), Trained)
+
+
+def test_a_candidate_that_was_rolled_back_is_banned(device, request_for, stand_in):
+    device.trainer.learned = stand_in.bad_adapter()
+    device.participant.train(request_for())
+    ((refused, reason),) = device.refused
+    assert (refused["tm.0.lora_B"] == stand_in.bad_adapter()["tm.0.lora_B"]).all()
+    assert reason.startswith("fidelity fell")
+
+
+def test_a_candidate_that_is_held_is_neither_served_sent_charged_nor_banned(device, request_for, stand_in):
+    class Doubtful(Guard):
+        def check(self, release, inputs, learned_from=None):
+            found = super().check(release, inputs, learned_from)
+            return Hold(found.figures, ("KID went 0.150 from the base, healthy updates stay below 0.100",))
+
+    device.guard = Doubtful()
+    device.start()
+    reply = device.participant.train(request_for())
+    assert reply.reason.startswith("held: KID went 0.150")
+    assert (device.adopted, device.refused, device.journal.spendings()) == ([], [], [])
+    device.guard = Guard()
+    device.start()
+    assert isinstance(device.participant.train(request_for()), Trained)
+
+
+def test_what_a_device_learned_from_is_shown_to_the_guard(device, request_for):
+    shown = []
+
+    class Looking(Guard):
+        def check(self, release, inputs, learned_from=None):
+            shown.append(learned_from)
+            return super().check(release, inputs, learned_from)
+
+    device.guard = Looking()
+    device.start()
+    device.participant.train(request_for())
+    assert len(shown[0]) == 12

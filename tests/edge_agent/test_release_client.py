@@ -4,6 +4,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edge_agent.drivers.fog_http import EnrolmentRefused, FogHttp, device_key, public_text
 from edge_agent.drivers.release_client import ReleaseClient, Unsound
 from edge_agent.drivers.sqlite_journal import SqliteJournal
+from edge_agent.drivers.sqlite_slots import SqliteSlots
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.serving import Serving
 from edge_agent.upgrade import Upgrade
@@ -20,12 +21,15 @@ class Device:
         self.http = FogHttp(mirror.address, mirror.ca)
         self.shelf = ReleaseClient(self.http, self.folder, key, SqliteJournal(self.database), clock=lambda: self.now_s)
         self.serving = Serving()
-        self.upgrade = Upgrade(self.shelf, self.serving, self.database)
+        self.upgrade = Upgrade(self.shelf, self.serving, SqliteSlots(self.database, clock=lambda: self.now_s))
 
     def hears_of(self, announced):
         news = self.upgrade.announce(*announced)
         self.upgrade.step()
         return news
+
+    def passes(self):
+        self.upgrade.pass_trial(self.upgrade.on_trial())
 
     @property
     def version(self):
@@ -81,11 +85,14 @@ def test_a_newer_release_takes_over_and_an_older_one_never_does(start, mirror):
     assert device.version == 2
 
 
-def test_only_two_releases_stay_on_the_disk(start, mirror):
+def test_only_two_releases_stay_on_the_disk_what_is_good_and_what_is_on_trial(start, mirror):
     device = start()
     for version in (1, 2, 3):
         device.hears_of(mirror.publish(version))
-    assert device.shelf.versions() == [3, 2]
+    assert device.shelf.versions() == [3, 1]
+    device.passes()
+    device.hears_of(mirror.publish(4))
+    assert device.shelf.versions() == [4, 3]
 
 
 def flip(path):

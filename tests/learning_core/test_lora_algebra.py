@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learning_core.errors import Malformed
-from learning_core.federation.lora_algebra import serving_inputs
+from learning_core.federation.lora_algebra import serving_inputs, together
 from learning_core.models.flow_image import FlowImageConfig
 from learning_core.models.lora import adapter_shapes, start_factors
 from learning_core.params import zeros
@@ -59,3 +59,39 @@ def test_an_adapter_that_lacks_or_bends_anything_is_refused(name, damage):
 def test_factors_of_another_rank_are_refused():
     with pytest.raises(Malformed, match="does not go with"):
         serving_inputs(start_factors(TINY, 3, 0), adapter(rank=2), 4, KNOWN)
+
+
+def weight(fed, path):
+    return fed[f"{path}.lora_B"] @ fed[f"{path}.lora_A"]
+
+
+def fed_with(seed: int, rank: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    shapes = adapter_shapes(TINY, rank, KNOWN)
+    values = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return serving_inputs(start_factors(TINY, rank, seed), values, 4, KNOWN)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_two_adapters_together_do_what_both_do_with_their_ranks_side_by_side(rank):
+    one, other = fed_with(0, 2), fed_with(1, rank)
+    both = together(one, other)
+    for path in (name.removesuffix(".lora_A") for name in one if name.endswith("A")):
+        assert both[f"{path}.lora_A"].shape[0] == 2 + rank
+        np.testing.assert_allclose(weight(both, path), weight(one, path) + weight(other, path), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(both["label_delta"], one["label_delta"] + other["label_delta"])
+
+
+def test_on_the_same_factors_two_adapters_cost_no_more_than_one():
+    one = fed_with(0, 2)
+    both = together(one, one)
+    assert all(both[name] is one[name] for name in one if name.endswith("A"))
+    assert all((both[name] == 2 * one[name]).all() for name in one if not name.endswith("A"))
+
+
+def test_adapters_of_two_students_are_refused():
+    one = fed_with(0, 2)
+    with pytest.raises(Malformed, match="not of one student"):
+        together(one, {name: value for name, value in one.items() if name != "tm.0.lora_A"})
+    with pytest.raises(Malformed, match="not of one student"):
+        together(one, one | {"label_delta": one["label_delta"][:-1]})
