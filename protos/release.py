@@ -7,12 +7,11 @@ before the signature and every sum fit.
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from learning_core.errors import ConfigError, Malformed, StateError, Tampered
 from learning_core.params import Shapes
+from protos import checked
 from protos.state_folder import write_atomically
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 STUDENT_GRAPH, JUDGE_GRAPH = "student.onnx", "judge.onnx"
+STUDENT_INT8 = "student_int8.onnx"
+REMOTE = "fog:"  # a graph whose name begins so is no file: a fog answers with it, if it offers to
+USUAL = "usual"
 STUDENT_WEIGHTS, START, GOLDEN = "student.safetensors", "start.safetensors", "golden.safetensors"
 
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 256 << 20
+MAX_STEPS, MAX_GUIDANCE = 1000, 100
 _MAX_FILES = 64
+_MAX_VARIANTS = 16
+_REMOTE = re.compile(re.escape(REMOTE) + r"[a-z][a-z0-9_]{0,40}", re.ASCII)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}(\.[a-z0-9]{1,16})?", re.ASCII)
 _SUM = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _READ_BYTES = 1 << 20
@@ -43,6 +49,25 @@ class FileSum:
 
     sha256: str
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to answer with a release: which graph, in how many steps, with how much guidance."""
+
+    name: str
+    graph: str  # a file of the release, or "fog:<name>"
+    steps: int
+    guidance: float
+
+    @property
+    def is_remote(self) -> bool:
+        return self.graph.startswith(REMOTE)
+
+
+def usual(steps: int, guidance: float) -> Variant:
+    """The variant that every release has, and has first."""
+    return Variant(USUAL, STUDENT_GRAPH, steps, guidance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +87,7 @@ class Manifest:
     max_fidelity_drop: float  # the golden gate of the edge
     max_kid_rise: float
     max_out_of_range: float
+    variants: tuple[Variant, ...]  # the usual one first: `usual(steps, guidance)`
     files: Mapping[str, FileSum] = field(default_factory=dict)
 
 
@@ -76,7 +102,9 @@ def sum_of(data: bytes) -> FileSum:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Canonical JSON: equal manifests give equal bytes."""
-    tree = asdict(manifest) | {name: float(getattr(manifest, name)) for name in _REALS}
+    reals = {name: float(getattr(manifest, name)) for name in _REALS}
+    variants = [asdict(each) | {"guidance": float(each.guidance)} for each in manifest.variants]
+    tree = asdict(manifest) | reals | {"variants": variants}
     return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
@@ -179,29 +207,53 @@ def _manifest(tree: Any) -> Manifest:
     names = {each.name for each in fields(Manifest)}
     if not isinstance(tree, dict) or tree.keys() != names:
         raise ValueError("its keys are not those of a manifest")
-    num_conditions = _integer(tree["num_conditions"], 1, 1 << 20)
-    known = tuple(_integer(each, 0, num_conditions - 1) for each in _list(tree["known_conditions"]))
+    num_conditions = checked.integer(tree["num_conditions"], 1, 1 << 20)
+    known = tuple(checked.integer(each, 0, num_conditions - 1) for each in checked.rows(tree["known_conditions"]))
     if list(known) != sorted(set(known)):
         raise ValueError("its known conditions are not in ascending order")
+    steps, guidance = checked.integer(tree["steps"], 1, MAX_STEPS), checked.real(tree["guidance"], 0, MAX_GUIDANCE)
+    files = _files(checked.table(tree["files"]))
     return Manifest(
-        version=_integer(tree["version"], 1, 10**9 - 1),
-        family=_name(tree["family"]),
-        model={_name(name): _number(value) for name, value in _table(tree["model"]).items()},
-        rank=_integer(tree["rank"], 1, 4096),
-        alpha=_real(tree["alpha"], 0, 1e6),
+        version=checked.integer(tree["version"], 1, 10**9 - 1),
+        family=checked.name(tree["family"]),
+        model={checked.name(name): checked.number(value) for name, value in checked.table(tree["model"]).items()},
+        rank=checked.integer(tree["rank"], 1, 4096),
+        alpha=checked.real(tree["alpha"], 0, 1e6),
         adapter_shapes={
-            _path(name): tuple(_integer(each, 1, 1 << 24) for each in _list(shape))
-            for name, shape in _table(tree["adapter_shapes"]).items()
+            checked.path(name): tuple(checked.integer(each, 1, 1 << 24) for each in checked.rows(shape))
+            for name, shape in checked.table(tree["adapter_shapes"]).items()
         },
-        steps=_integer(tree["steps"], 1, 1000),
-        guidance=_real(tree["guidance"], 0, 100),
+        steps=steps,
+        guidance=guidance,
         known_conditions=known,
         num_conditions=num_conditions,
-        max_fidelity_drop=_real(tree["max_fidelity_drop"], 0, 1),
-        max_kid_rise=_real(tree["max_kid_rise"], 0, 1e6),
-        max_out_of_range=_real(tree["max_out_of_range"], 0, 1),
-        files=_files(_table(tree["files"])),
+        max_fidelity_drop=checked.real(tree["max_fidelity_drop"], 0, 1),
+        max_kid_rise=checked.real(tree["max_kid_rise"], 0, 1e6),
+        max_out_of_range=checked.real(tree["max_out_of_range"], 0, 1),
+        variants=_variants(checked.rows(tree["variants"]), usual(steps, guidance), files.keys()),
+        files=files,
     )
+
+
+def _variants(rows: list[Any], first: Variant, files: Collection[str]) -> tuple[Variant, ...]:
+    if not 1 <= len(rows) <= _MAX_VARIANTS:
+        raise ValueError(f"it has {len(rows)} variants, not 1 to {_MAX_VARIANTS}")
+    variants = tuple(_variant(checked.table(row)) for row in rows)
+    if variants[0] != first:
+        raise ValueError("its first variant is not the usual one")
+    if len({each.name for each in variants}) != len(variants):
+        raise ValueError("two of its variants have the same name")
+    for each in variants:
+        if each.graph not in files and not _REMOTE.fullmatch(each.graph):
+            raise ValueError(f"the graph of variant {each.name!r} is no file of it")
+    return variants
+
+
+def _variant(row: dict[str, Any]) -> Variant:
+    if row.keys() != {each.name for each in fields(Variant)} or not isinstance(row["graph"], str):
+        raise ValueError("the keys of a variant are not those of one")
+    steps, guidance = checked.integer(row["steps"], 1, MAX_STEPS), checked.real(row["guidance"], 0, MAX_GUIDANCE)
+    return Variant(checked.name(row["name"]), row["graph"], steps, guidance)
 
 
 def _files(table: dict[str, Any]) -> dict[str, FileSum]:
@@ -211,51 +263,9 @@ def _files(table: dict[str, Any]) -> dict[str, FileSum]:
     for name, about in table.items():
         if not is_release_file(name):
             raise ValueError(f"{name[:80]!r} is not a plain file name")
-        if _table(about).keys() != {"sha256", "size"} or not isinstance(about["sha256"], str):
+        if checked.table(about).keys() != {"sha256", "size"} or not isinstance(about["sha256"], str):
             raise ValueError(f"the sum of {name!r} is incomplete")
         if not _SUM.fullmatch(about["sha256"]):
             raise ValueError(f"the sum of {name!r} is not a sha256")
-        sums[name] = FileSum(about["sha256"], _integer(about["size"], 0, MAX_FILE_BYTES))
+        sums[name] = FileSum(about["sha256"], checked.integer(about["size"], 0, MAX_FILE_BYTES))
     return sums
-
-
-def _table(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError("a table is something else")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list) or len(value) > 1 << 16:
-        raise TypeError("a list is something else or too long")
-    return value
-
-
-def _integer(value: Any, low: int, high: int) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"a whole number is not within {low}..{high}")
-    return value
-
-
-def _real(value: Any, low: float, high: float) -> float:
-    if type(value) is not float or not low <= value <= high:
-        raise ValueError(f"a number is not within {low}..{high}")
-    return value
-
-
-def _number(value: Any) -> int | float:
-    if type(value) not in {int, float} or not math.isfinite(value):
-        raise ValueError("a model setting is not a finite number")
-    return value  # type: ignore[no-any-return]
-
-
-def _name(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", value, re.ASCII):
-        raise ValueError("a name is not plain")
-    return value
-
-
-def _path(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_.]{1,100}", value, re.ASCII):
-        raise ValueError("the name of a weight is not plain")
-    return value

@@ -1,11 +1,15 @@
 """A release's student and judge in ONNX Runtime: one thread, no spinning, and nothing prepared twice.
 
-Adapter tensors are bound to a request once, and x, t, y and the velocity are buffers that every step writes into:
-measured against feeding them to each run (+4 %), prebuilt values (+20 %) and ONNX Runtime's own adapter files (+2 %),
-this is as fast as the bare session without any adapter, and it may be used from any number of threads.
+Adapter tensors are bound once, and x, t, y and the velocity are buffers that every step writes into: measured against
+feeding them to each run (+4 %), prebuilt values (+20 %) and ONNX Runtime's own adapter files (+2 %), this is as fast as
+the bare session without any adapter. Bound buffers for single samples are kept for the next request, whoever asks it;
+no two threads ever hold the same ones, so an engine may be used from any number of them.
 """
 
+import contextlib
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edge_agent.guard import golden_set
+from edge_agent.examination import golden_set
 from edge_agent.ports import Release
 from learning_core.errors import Malformed
 from learning_core.params import Array, Params
@@ -22,7 +26,19 @@ from protos.release import GOLDEN, JUDGE_GRAPH, START, STUDENT_GRAPH, Manifest
 
 EMBED_TIME = 0.5  # where on the way from noise to sample the student is asked what a sample is about
 ROWS_AT_ONCE = 16  # bounds the memory one request can take; more at once is no faster on one core
+KEPT = 4  # bound buffers of each shape: for so many that ask at the same moment
 INPUTS = ("x", "t", "y")
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """Buffers of one request at a time, and the binding that knows their addresses. x, velocity: [B, C, H, W]."""
+
+    x: Array
+    t: Array
+    y: NDArray[np.int64]
+    velocity: Array
+    bound: ort.IOBinding
 
 
 class OnnxEngine:
@@ -32,6 +48,7 @@ class OnnxEngine:
         self.session = session
         self._null = null_condition
         self._adapter = adapter
+        self._free: dict[tuple[int, ...], deque[_Bench]] = {}
 
     @classmethod
     def load(cls, path: Path, null_condition: int) -> "OnnxEngine":
@@ -81,14 +98,16 @@ class OnnxEngine:
 
     def _piece(self, noise: Array, conditions: NDArray[np.int64], steps: int, guidance: float) -> Array:
         rows, twice = len(noise), guidance != 1.0
-        x = np.concatenate((noise, noise)) if twice else noise.copy()
-        y = np.concatenate((conditions, np.full(rows, self._null))) if twice else conditions.astype(np.int64)
-        t, velocity = np.zeros(len(x), np.float32), np.empty_like(x)
-        bound = self._bound({"x": x, "t": t, "y": y}, velocity)
+        shape = (rows * (1 + twice), *noise.shape[1:])
+        bench = self._bench(shape)
+        x, velocity = bench.x, bench.velocity
         sample, with_label, without = x[:rows], velocity[:rows], velocity[rows:]
+        x[:rows], bench.y[:rows] = noise, conditions
+        if twice:
+            x[rows:], bench.y[rows:] = noise, self._null
         for step in range(steps):
-            t.fill(step / steps)
-            self.session.run_with_iobinding(bound)
+            bench.t.fill(step / steps)
+            self.session.run_with_iobinding(bench.bound)
             if twice:
                 with_label -= without
                 with_label *= np.float32(guidance)
@@ -97,7 +116,18 @@ class OnnxEngine:
             sample += with_label
             if twice:
                 x[rows:] = sample
-        return sample.copy()
+        drawn = sample.copy()
+        if rows == 1:
+            self._free.setdefault(shape, deque(maxlen=KEPT)).append(bench)
+        return drawn
+
+    def _bench(self, shape: tuple[int, ...]) -> _Bench:
+        """One that nobody holds, or a new one."""
+        with contextlib.suppress(KeyError, IndexError):
+            return self._free[shape].pop()
+        x, t, y = np.empty(shape, np.float32), np.empty(shape[0], np.float32), np.empty(shape[0], np.int64)
+        velocity = np.empty_like(x)
+        return _Bench(x, t, y, velocity, self._bound({"x": x, "t": t, "y": y}, velocity))
 
     def _bound(self, buffers: dict[str, NDArray[Any]], velocity: Array) -> ort.IOBinding:
         """Inputs and output by address: whoever calls keeps the buffers for as long as the binding is used."""
@@ -127,10 +157,11 @@ class OnnxJudge:
 
 def load_release(folder: Path, manifest: Manifest, digest: str) -> Release:
     """Load a release that has been verified. Raises Malformed when its files are not what a release holds."""
-    engine = OnnxEngine.load(folder / STUDENT_GRAPH, manifest.num_conditions)
-    golden = golden_set(decode_tensors((folder / GOLDEN).read_bytes()), manifest.num_conditions)
+    graphs = {STUDENT_GRAPH, *(each.graph for each in manifest.variants if not each.is_remote)}
+    engines = {graph: OnnxEngine.load(folder / graph, manifest.num_conditions) for graph in sorted(graphs)}
+    golden = golden_set(decode_tensors((folder / GOLDEN).read_bytes()), manifest)
     start = decode_params((folder / START).read_bytes())
-    return Release(manifest, digest, str(folder), engine, OnnxJudge(folder / JUDGE_GRAPH), golden, start)
+    return Release(manifest, digest, str(folder), engines, OnnxJudge(folder / JUDGE_GRAPH), golden, start)
 
 
 def open_session(path: Path) -> ort.InferenceSession:

@@ -18,29 +18,37 @@ from learning_core.params import Array
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One sample drawn by a loop around the session alone, and one asked of the agent, in milliseconds."""
+    """One sample drawn by a loop around the session alone, and one asked of the agent, in milliseconds.
+
+    `*_core_ms`: without what other programs took of that.
+    """
 
     bare_ms: float
     agent_ms: float
+    bare_core_ms: float
+    agent_core_ms: float
+    variant: str
 
 
 def measure_pair(serving: Serving, condition: int, seed: int) -> Pair:
-    """Draw the same sample both ways, in an order that the seed decides."""
-    served = serving.served
-    if served is None or not isinstance(served.engine, OnnxEngine):
-        raise NothingServed("no release has arrived yet; try again when the status shows one")
-    manifest, session = served.release.manifest, served.engine.session
+    """Draw the same sample both ways, in an order that the seed decides, by the variant that answers now."""
+    name, served = serving.draw([condition], seed).variant, serving.served
+    found = [each for each in served.variants if each.name == name] if served is not None else []
+    if served is None or not found or not isinstance(engine := served.engines[found[0].graph], OnnxEngine):
+        raise NothingServed("the release was exchanged just now; try again")
+    null, variant, session = served.release.manifest.num_conditions, found[0], engine.session
     noise = np.random.default_rng(seed).standard_normal((1, *served.release.sample_shape), np.float32)
 
     def bare() -> None:
-        bare_loop(session, noise, condition, manifest.num_conditions, manifest.steps, manifest.guidance)
+        bare_loop(session, noise, condition, null, variant.steps, variant.guidance)
 
     def agent() -> None:
         serving.answer([condition], seed)
 
     first, second = (bare, agent) if seed % 2 else (agent, bare)
     took = {first: _timed_ms(first), second: _timed_ms(second)}
-    return Pair(took[bare], took[agent])
+    (bare_ms, bare_core_ms), (agent_ms, agent_core_ms) = took[bare], took[agent]
+    return Pair(bare_ms, agent_ms, bare_core_ms, agent_core_ms, name)
 
 
 def overhead(pairs: Sequence[Pair]) -> float:
@@ -84,7 +92,9 @@ def bare_loop(
     return x
 
 
-def _timed_ms(draw: Callable[[], None]) -> float:
-    began = time.perf_counter()
+def _timed_ms(draw: Callable[[], None]) -> tuple[float, float]:
+    """By the clock, and of a core."""
+    began, used = time.perf_counter(), time.thread_time()
     draw()
-    return (time.perf_counter() - began) * 1e3
+    core_s = time.thread_time() - used
+    return (time.perf_counter() - began) * 1e3, core_s * 1e3

@@ -1,6 +1,6 @@
 """Models as ONNX bytes that answer as torch does: every export is compared before it is handed out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,12 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from learning_core.errors import DewfallError, Malformed
+from learning_core.models.blocks import block_shapes
 from learning_core.models.flow_image import FlowImage
+from learning_core.models.integer_layers import integer_products
 from learning_core.models.judge import Judge
 from learning_core.models.lora import AdaptedEmbedding, AdaptedLinear, build_student, start_factors
-from learning_core.models.onnx_graph import LABEL_DELTA, flow_image_graph, judge_graph
+from learning_core.models.onnx_graph import LABEL_DELTA, flow_image_graph, int8_flow_image_graph, judge_graph
 from learning_core.models.onnx_writer import CONSTANT
 from learning_core.models.weights import Module, as_array, as_tensor, weights_of
 from learning_core.params import Array, Params
@@ -24,7 +26,12 @@ from learning_core.samples import Batch
 Feed = Mapping[str, NDArray[Any]]
 Evaluate = Callable[[bytes, Feed], list[Array]]
 TOLERANCE = 1e-4
+INT8_COST = 0.1  # how far integers may turn a velocity, as a share of its length
 PROBED = 4  # samples that every comparison uses
+
+
+class NotAlike(DewfallError):
+    """A graph answers otherwise than the model it was made of."""
 
 
 def by_reference(model: bytes, feed: Feed) -> list[Array]:
@@ -40,10 +47,31 @@ def export_student(model: FlowImage, rank: int, alpha: float, probe: Batch, eval
     exported = flow_image_graph(model.config, weights_of(model), alpha / rank)
     data: bytes = exported.SerializeToString(deterministic=True)
     onnx.checker.check_model(exported, full_check=True)
-    _compare_student(data, model, probe, {}, evaluate)
-    for other in (rank, 2 * rank):
-        adapted = _random_student(model, other, alpha / rank * other)
-        _compare_student(data, adapted, probe, adapter_inputs(adapted), evaluate)
+    for twin, adapter in _twins(model, (rank, 2 * rank), alpha / rank):
+        feed, wanted = _probed(twin, probe)
+        compare(evaluate(data, {**feed, **adapter}), wanted)
+    return data
+
+
+def export_int8_student(
+    model: FlowImage, rank: int, alpha: float, probe: Batch, evaluate: Evaluate = by_reference
+) -> bytes:
+    """The same with the base in integers. Raises NotAlike where that turns a velocity by over `INT8_COST`.
+
+    DewfallError where a layer of the blocks is no integer product: exporters have quantized nothing before, silently.
+    """
+    config = model.config
+    exported = int8_flow_image_graph(config, weights_of(model), alpha / rank)
+    if integer_products(exported) != len(block_shapes(config.width, config.depth)):
+        raise DewfallError("the export did not turn every layer of the blocks to integers; do not release this model")
+    data: bytes = exported.SerializeToString(deterministic=True)
+    onnx.checker.check_model(exported, full_check=True)
+    for twin, adapter in _twins(model, (rank,), alpha / rank):
+        feed, wanted = _probed(twin, probe)
+        velocity = evaluate(data, {**feed, **adapter})[0]
+        turned = float(np.linalg.norm(velocity - wanted[0]) / np.linalg.norm(wanted[0]))
+        if not turned <= INT8_COST:
+            raise NotAlike(f"integers turn this model's velocity by {turned:.3f} of it; release it in float32")
     return data
 
 
@@ -106,7 +134,16 @@ def shaken(student: Module, seed: int) -> Module:
     return student
 
 
-def _compare_student(data: bytes, model: FlowImage, probe: Batch, adapter: Params, evaluate: Evaluate) -> None:
+def _twins(model: FlowImage, ranks: Sequence[int], scale: float) -> Iterator[tuple[FlowImage, Params]]:
+    """The model as it is and with a random adapter of each rank, with what to feed the graph for each."""
+    yield model, {}
+    for rank in ranks:
+        adapted = _random_student(model, rank, scale * rank)
+        yield adapted, adapter_inputs(adapted)
+
+
+def _probed(model: FlowImage, probe: Batch) -> tuple[Feed, list[Array]]:
+    """Inputs of the graph and the outputs of torch."""
     images = probe.features[:PROBED]
     times = np.linspace(0, 1, len(images), dtype=np.float32)
     labels = probe.conditions[:PROBED].copy()
@@ -114,11 +151,11 @@ def _compare_student(data: bytes, model: FlowImage, probe: Batch, adapter: Param
     x, t, y = as_tensor(images), as_tensor(times), torch.from_numpy(labels)
     with torch.no_grad():
         wanted = [as_array(model(x, t, y)), as_array(model.hidden(x, model.condition(t, y)).mean(dim=1))]
-    compare(evaluate(data, {"x": images, "t": times, "y": labels, **adapter}), wanted)
+    return {"x": images, "t": times, "y": labels}, wanted
 
 
 def compare(given: list[Array], wanted: list[Array]) -> None:
     """Raises DewfallError unless all outputs are those of torch, to TOLERANCE."""
     apart = max(float(np.abs(one - other).max()) for one, other in zip(given, wanted, strict=True))
     if not apart <= TOLERANCE:
-        raise DewfallError(f"the exported graph and torch differ by {apart:.2g}; do not release this model")
+        raise NotAlike(f"the exported graph and torch differ by {apart:.2g}; do not release this model")

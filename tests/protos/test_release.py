@@ -11,10 +11,13 @@ from learning_core.errors import ConfigError, Malformed, StateError, Tampered
 from protos.release import (
     FileSum,
     Manifest,
+    Variant,
     decode_manifest,
     encode_manifest,
     is_release_file,
     read_release_key,
+    sum_of,
+    usual,
     verify_manifest,
     verify_release,
     write_release,
@@ -22,7 +25,7 @@ from protos.release import (
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 PUBLIC = KEY.public_key().public_bytes_raw()
-FILES = {"student.onnx": b"graph" * 50, "golden.safetensors": b"golden", "empty.bin": b""}
+FILES = {"student.onnx": b"graph" * 50, "student_int8.onnx": b"whole", "golden.safetensors": b"golden", "none.bin": b""}
 DRAFT = Manifest(
     version=1,
     family="flow_image",
@@ -37,17 +40,32 @@ DRAFT = Manifest(
     max_fidelity_drop=0.02,
     max_kid_rise=0.2,
     max_out_of_range=0.05,
+    variants=(
+        usual(10, 1.5),
+        Variant("int8", "student_int8.onnx", 10, 1.5),
+        Variant("few_step", "student.onnx", 4, 1.0),
+        Variant("teacher", "fog:teacher", 10, 2.0),
+    ),
 )
+WHOLE = replace(DRAFT, files={name: sum_of(data) for name, data in FILES.items()})
+
+FIRST = {"name": "usual", "graph": "student.onnx", "steps": 10, "guidance": 1.5}
 
 names = st.from_regex(r"[a-z0-9][a-z0-9_-]{0,20}\.[a-z0-9]{1,8}", fullmatch=True).filter(is_release_file)
 sums = st.builds(FileSum, sha256=st.text("0123456789abcdef", min_size=64, max_size=64), size=st.integers(0, 1 << 20))
 shares = st.floats(0, 1)
+labels = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)
 
 
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     num_conditions = draw(st.integers(1, 40))
     known = draw(st.sets(st.integers(0, num_conditions - 1)))
+    steps, guidance = draw(st.integers(1, 50)), draw(st.floats(0, 9))
+    files = draw(st.dictionaries(names, sums, max_size=5)) | {"student.onnx": draw(sums)}
+    graphs = st.sampled_from([*files, "fog:teacher"])
+    more = draw(st.lists(st.builds(Variant, labels, graphs, st.integers(1, 50), st.floats(0, 9)), max_size=4))
+    variants = {each.name: each for each in (*more, usual(steps, guidance))}
     return Manifest(
         version=draw(st.integers(1, 10**9 - 1)),
         family=draw(st.sampled_from(["flow_image", "language"])),
@@ -65,14 +83,15 @@ def manifests(draw: st.DrawFn) -> Manifest:
                 st.lists(st.integers(1, 512), max_size=3).map(tuple),
             )
         ),
-        steps=draw(st.integers(1, 50)),
-        guidance=draw(st.floats(0, 9)),
+        steps=steps,
+        guidance=guidance,
         known_conditions=tuple(sorted(known)),
         num_conditions=num_conditions,
         max_fidelity_drop=draw(shares),
         max_kid_rise=draw(shares),
         max_out_of_range=draw(shares),
-        files=draw(st.dictionaries(names, sums, max_size=5)),
+        variants=tuple(sorted(variants.values(), key=lambda each: each.name != "usual")),
+        files=files,
     )
 
 
@@ -125,21 +144,51 @@ def test_bytes_that_are_no_manifest_are_refused(data: bytes):
     ],
 )
 def test_a_manifest_with_one_odd_value_is_refused(key: str, value: object):
-    tree = json.loads(encode_manifest(DRAFT)) | {key: value}
+    tree = json.loads(encode_manifest(WHOLE)) | {key: value}
     with pytest.raises(Malformed):
         decode_manifest(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode())
 
 
+@pytest.mark.parametrize(
+    "variants",
+    [
+        [],
+        [{"name": "few", "graph": "student.onnx", "steps": 10, "guidance": 1.5}],
+        [{"name": "usual", "graph": "student_int8.onnx", "steps": 10, "guidance": 1.5}],
+        [{"name": "usual", "graph": "student.onnx", "steps": 9, "guidance": 1.5}],
+        [{"name": "usual", "graph": "student.onnx", "steps": 10}],
+        [FIRST, FIRST],
+        [FIRST, {**FIRST, "name": "Cheap"}],
+        [FIRST, {**FIRST, "name": "few", "graph": "nowhere.onnx"}],
+        [FIRST, {**FIRST, "name": "few", "graph": "fog:../evil"}],
+        [FIRST, {**FIRST, "name": "few", "graph": ["student.onnx"]}],
+        [FIRST, {**FIRST, "name": "few", "steps": 0}],
+        [FIRST, {**FIRST, "name": "few", "guidance": 1}],
+        [FIRST, {**FIRST, "name": "few", "more": 1}],
+        [FIRST, *({**FIRST, "name": f"few{each}"} for each in range(16))],
+        {"usual": FIRST},
+    ],
+)
+def test_variants_that_could_not_answer_or_be_told_apart_are_refused(variants: object):
+    tree = json.loads(encode_manifest(WHOLE)) | {"variants": variants}
+    with pytest.raises(Malformed):
+        decode_manifest(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode())
+
+
+def test_only_a_variant_that_a_fog_answers_is_remote():
+    assert [each.name for each in DRAFT.variants if each.is_remote] == ["teacher"]
+
+
 def test_a_manifest_that_is_not_canonical_is_refused():
-    data = encode_manifest(DRAFT)
-    assert decode_manifest(data) == DRAFT
+    data = encode_manifest(WHOLE)
+    assert decode_manifest(data) == WHOLE
     for other in (data + b"\n", data.replace(b'"rank":8', b'"rank": 8'), data.replace(b"16.0", b"16.00")):
         with pytest.raises(Malformed):
             decode_manifest(other)
 
 
 def test_not_a_number_and_endless_nesting_are_refused():
-    data = encode_manifest(DRAFT)
+    data = encode_manifest(WHOLE)
     for other in (data.replace(b"0.1", b"NaN"), data.replace(b"0.1", b"1e999"), b"[" * 100_000):
         with pytest.raises(Malformed):
             decode_manifest(other)
@@ -217,14 +266,14 @@ def test_a_folder_that_is_not_there_is_one_clear_error(tmp_path: Path):
 @pytest.mark.parametrize("name", ["../evil", "a/b", "..", "manifest.json", "manifest.sig", "", "A.onnx", "a\n"])
 def test_a_file_name_that_leads_elsewhere_is_never_written(tmp_path: Path, name: str):
     with pytest.raises(Malformed):
-        write_release(tmp_path / "1", {name: b"x"}, DRAFT, KEY)
+        write_release(tmp_path / "1", {**FILES, name: b"x"}, DRAFT, KEY)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_published_release_is_never_written_over(tmp_path: Path):
     write_release(tmp_path / "1", FILES, DRAFT, KEY)
     with pytest.raises(StateError, match="never written over"):
-        write_release(tmp_path / "1", {"student.onnx": b"other"}, DRAFT, KEY)
+        write_release(tmp_path / "1", {**FILES, "student.onnx": b"other"}, DRAFT, KEY)
     assert verify_release(tmp_path / "1", PUBLIC).files.keys() == FILES.keys()
 
 
