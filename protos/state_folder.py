@@ -27,7 +27,7 @@ class StateFolder:
             path.mkdir(parents=True, exist_ok=True)
             lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _refusal(path, error) from error
+            raise refusal(path, error) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -42,7 +42,7 @@ class StateFolder:
             (path / "probe").unlink()
         except (OSError, StateError) as error:
             os.close(lock)
-            raise (error if isinstance(error, StateError) else _refusal(path, error)) from error
+            raise (error if isinstance(error, StateError) else refusal(path, error)) from error
         return cls(path, lock)
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
             raise
         settle(path.parent)
     except OSError as error:
-        raise _refusal(path.parent, error) from error
+        raise refusal(path.parent, error) from error
 
 
 def settle(folder: Path) -> None:
@@ -85,7 +85,8 @@ def settle(folder: Path) -> None:
         os.close(handle)
 
 
-def _refusal(path: Path, error: OSError) -> StateError:
+def refusal(path: Path, error: OSError) -> StateError:
+    """What a person is told about a file or folder that cannot be used."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return StateError(

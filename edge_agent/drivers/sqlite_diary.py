@@ -56,7 +56,8 @@ class SqliteDiary:
                         (day.isoformat(), booked.joules, booked.bytes),
                     )
                     db.execute(
-                        "DELETE FROM days WHERE day NOT IN (SELECT day FROM days ORDER BY day DESC LIMIT ?)",
-                        (DAYS_KEPT,),
+                        "DELETE FROM days WHERE day != ?"  # today's never: a clock that starts in 1970 has caps too
+                        " AND day NOT IN (SELECT day FROM days ORDER BY day DESC LIMIT ?)",
+                        (day.isoformat(), DAYS_KEPT),
                     )
             self._credit = (day, credit_j)
