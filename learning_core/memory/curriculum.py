@@ -3,6 +3,9 @@
 Curriculum learning (Bengio et al. 2009) with a pacing function of equal steps (Hacohen and Weinshall 2019,
 arXiv:1904.03626); warm-up as in Goyal et al. 2017 (arXiv:1706.02677). What is difficult is for the caller to score,
 for example by the served model's loss.
+
+Nothing uses it unless it is asked to: on digits whose classes arrive in turn, each order cost about a point of accuracy
+and a warm-up changed nothing (`dewfall bench continual --part digits`).
 """
 
 from dataclasses import dataclass

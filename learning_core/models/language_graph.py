@@ -4,21 +4,17 @@ Weights keep their `state_dict` names where they stay float32. An adapter stays 
 the work, and it changes while the base does not.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from onnx import ModelProto
 
 from learning_core.models.blocks import block_shapes
+from learning_core.models.integer_layers import Linear, integer_linear
 from learning_core.models.language import BYTES, LanguageConfig, attention_bias, linear_shapes
 from learning_core.models.onnx_writer import GraphWriter, tensor
-from learning_core.params import Array, Params
+from learning_core.params import Params
 
-Linear = Callable[[str, str], str]
-"""(path of a layer, name of tokens [B*T, in]) -> name of what the base's layer makes of them, [B*T, out]."""
-
-LARGEST = 63  # seven bits: with eight, processors without VNNI add two products in 16 bits and saturate, silently
 NEVER = np.float32(-1e9)  # what attention gives to the future: finite, so that no runtime makes a NaN of it
 
 
@@ -33,29 +29,10 @@ def language_graph(config: LanguageConfig, weights: Params, scale: float) -> Mod
 
 
 def int8_graph(config: LanguageConfig, weights: Params, scale: float) -> ModelProto:
-    """The same with integer products in the base's layers: one scale for each output, and one for each batch of tokens.
-
-    Dynamic quantization: the tokens' range is found as they come, so nothing has to be calibrated.
-    """
+    """The same with integer products in the base's layers."""
     layers = {f"{path}.weight" for path in block_shapes(config.width, config.depth)}
     write = GraphWriter({name: value for name, value in weights.items() if name not in layers})
-
-    def linear(path: str, flat: str) -> str:
-        whole, scales = quantised(weights[f"{path}.weight"])
-        seen, seen_scale, seen_zero = write.outputs("DynamicQuantizeLinear", flat, 3)
-        matrix = write.number(f"{path}.weight_int8", whole.T)
-        product = write.op("Cast", write.op("MatMulInteger", seen, matrix, seen_zero), to=1)
-        unit = write.op("Mul", seen_scale, write.number(f"{path}.weight_scale", scales))
-        return write.op("Add", write.op("Mul", product, unit), f"{path}.bias")
-
-    return LanguageWriter(write, config, scale, linear).model()
-
-
-def quantised(weight: Array) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int8]], Array]:
-    """Whole numbers [out, in] and what one of them is worth in each row [out], so that their product is the weight."""
-    reach = np.abs(weight).max(axis=1)
-    scales = np.where(reach > 0, reach, 1).astype(np.float32) / np.float32(LARGEST)
-    return np.rint(weight / scales[:, None]).astype(np.int8), scales
+    return LanguageWriter(write, config, scale, integer_linear(write, weights)).model()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from onnx import ModelProto
 
 from learning_core.errors import DewfallError
 from learning_core.models.blocks import block_shapes
+from learning_core.models.integer_layers import integer_products
 from learning_core.models.language import Language, LanguageConfig, ids_of
 from learning_core.models.language_graph import int8_graph, language_graph
 from learning_core.models.language_lora import build_student, start_factors
@@ -52,10 +53,6 @@ def export_int8(model: Language, rank: int, alpha: float, probe: bytes, evaluate
         if not abs(cost) <= INT8_COST:
             raise DewfallError(f"integers change this model by {cost:.3f} bits per character; release it in float32")
     return data
-
-
-def integer_products(graph: ModelProto) -> int:
-    return sum(node.op_type == "MatMulInteger" for node in graph.graph.node)
 
 
 def probe_ids(probe: bytes, config: LanguageConfig) -> NDArray[np.int64]:

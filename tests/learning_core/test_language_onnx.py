@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from learning_core.errors import DewfallError, Malformed
 from learning_core.models import peft_door
 from learning_core.models.blocks import block_shapes
+from learning_core.models.integer_layers import LARGEST, integer_products, quantised
 from learning_core.models.language import LanguageConfig, new_language
-from learning_core.models.language_graph import LARGEST, quantised
 from learning_core.models.language_lora import build_student, start_factors, write_adapter
-from learning_core.models.language_onnx import export_int8, export_language, integer_products, probe_ids
+from learning_core.models.language_onnx import export_int8, export_language, probe_ids
 from learning_core.models.onnx_export import adapter_inputs, by_reference, reweight
 from learning_core.models.peft_door import Plan
 from learning_core.models.weights import weights_of

@@ -9,10 +9,18 @@ import torch
 
 from learning_core.errors import ConfigError
 from learning_core.metrics.stages import forgetting
+from learning_core.training.fitting import Recipe
 from simulations.bench.continual import digits
 from simulations.bench.continual.part import mean_and_spread
 from simulations.bench.continual.run import PARTS, Options, chosen, key_of, page
-from simulations.bench.continual.stream_runs import METHODS, matrix
+from simulations.bench.continual.stream_curricula import (
+    at_once,
+    easy_first,
+    easy_first_and_gently,
+    tones_first,
+    warmed_up,
+)
+from simulations.bench.continual.stream_runs import CURRICULA, METHODS, matrix
 from simulations.bench.continual.streams import joined, split_digits
 
 SEEDS = (0, 1)
@@ -26,7 +34,7 @@ def results():
             setting: {
                 name: matrix(split_digits(setting, seed), method, seed)
                 for name, method in METHODS.items()
-                if name not in {"ER-ACE", "condensed replay, curriculum"}  # the small form asserts nothing of these
+                if name != "ER-ACE"  # the small form asserts nothing of these
             }
             for setting in ("class",)
         }
@@ -60,13 +68,27 @@ def test_who_rehearses_forgets_little(results):
 
 
 def test_the_report_says_what_was_measured(results):
-    every = [dict.fromkeys(digits.SETTINGS, result["class"]) for result in results]
-    peers = {"DER++": [result["class"]["naive"] for result in results]}
+    curricula = [
+        {
+            name: result["class"][name.split(",")[0]] if "first" in name else result["class"]["naive"]
+            for name in CURRICULA
+        }
+        for result in results
+    ]
+    every = [
+        dict.fromkeys(digits.SETTINGS, result["class"]) | {"curricula": found}
+        for result, found in zip(results, curricula, strict=True)
+    ]
+    naive = [result["class"]["naive"] for result in results]
+    peers = {setting: {"DER++": naive} for setting in digits.SETTINGS}
     part = digits.summarise(every, peers)
     claims = {claim.id: claim for claim in part.claims}
     assert claims["continual.digits.accuracy"].value == pytest.approx(final(results, "condensed replay"))
     lead = claims["continual.digits.lead_over_avalanche"]
     assert lead.value == pytest.approx(final(results, "condensed replay") - final(results, "naive"))
+    assert part.figures["leads"]["task"]["ours"] == "condensed replay"
+    assert part.figures["curricula"]["replay, tones first"] == (0, 0, 0)
+    assert part.figures["curricula"]["replay, warm-up"][0] < -0.5
     html = page([part], part.claims, Options(seeds=2))
     assert "condensed replay" in html
     assert "Not run: flow_digits" in html
@@ -79,6 +101,30 @@ def test_tasks_part_the_digits_without_overlap():
     assert len(joined(tasks).test_y) == 397
     assert {int(output) for output in split_digits("task", 0)[1].outputs} == {2, 3}
     assert set(split_digits("domain", 0)[4].y.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("entering", [at_once, easy_first, tones_first, warmed_up, easy_first_and_gently])
+def test_a_curriculum_takes_as_many_steps_and_ends_with_all_samples(entering):
+    task = split_digits("class", 0)[0]
+    recipe = Recipe(steps=30)
+    pieces = list(entering(task, recipe))
+    assert sum(num for *_, num in pieces) == 30
+    last, last_recipe, _ = pieces[-1]
+    assert sorted(map(tuple, last.x.tolist())) == sorted(map(tuple, task.x.tolist()))
+    assert last_recipe.steps == 30
+
+
+def test_what_a_curriculum_changes_is_what_it_says():
+    task = split_digits("class", 0)[0]
+    sizes = [len(piece.y) for piece, _, _ in easy_first(task, Recipe(steps=30))]
+    assert sizes == [-(-len(task.y) * stage // 3) for stage in (1, 2, 3)]
+    flat = [
+        float(piece.x.view(-1, 8, 8).diff(dim=2).abs().mean()) for piece, _, _ in tones_first(task, Recipe(steps=30))
+    ]
+    assert flat == sorted(flat)
+    rates = [recipe.learning_rate for _, recipe, _ in easy_first_and_gently(task, Recipe(steps=30))]
+    assert rates[0] < rates[1] < Recipe().learning_rate
+    assert [recipe.warm_up for _, recipe, _ in warmed_up(task, Recipe(steps=30))] == [5]
 
 
 def test_a_spread_by_hand():

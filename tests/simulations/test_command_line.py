@@ -19,8 +19,8 @@ COMMANDS = {
     "edge": ("run", "enroll", "status", "infer", "pause", "resume", "config"),
     "fog": ("run", "enroll-token", "status", "ledger", "config"),
     "cloud": ("init", "serve", "enroll-token", "releases", "status", "config"),
-    "simulate": ("forgetting",),
-    "bench": ("rounds", "continual"),
+    "simulate": ("forgetting", "healing"),
+    "bench": ("rounds", "continual", "offload"),
 }
 WRONG = (
     ("nonsense",),

@@ -82,14 +82,18 @@ def minilm() -> Encoder:
 def embeddings(data: Path, cache: Path = CACHE, pooling: Pooling = mean_pool) -> dict[str, Array]:
     """Every split's queries as MiniLM sees them, [N, d] each; computed once, then read from `cache`."""
     clinc = load(data)
-    texts = hashlib.sha256(json.dumps([list(clinc.texts[split]) for split in SPLITS]).encode()).hexdigest()
-    file = cache / f"clinc150-{pooling.__name__}-{texts[:12]}-{WEIGHTS_SHA256[:12]}.safetensors"
+    file = cache / f"clinc150-{pooling.__name__}-{texts_key(clinc)}-{WEIGHTS_SHA256[:12]}.safetensors"
     if not file.exists():
         encoder = minilm()
         rows = {split: embed(encoder, clinc.texts[split], pooling) for split in SPLITS}
         cache.mkdir(parents=True, exist_ok=True)
         write_atomically(file, tensors.save(rows))
     return dict(tensors.load(file.read_bytes()))
+
+
+def texts_key(clinc: Clinc) -> str:
+    """A short name for the texts, so that what was made of others is never taken for theirs."""
+    return hashlib.sha256(json.dumps([list(clinc.texts[split]) for split in SPLITS]).encode()).hexdigest()[:12]
 
 
 def _read(file: Path) -> Any:

@@ -30,6 +30,7 @@ PARTS = (
     "flow_mnist",
     "flow_fashion",
     "clinc",
+    "encoder_int8",
     "novelty",
     "language",
     "latents",

@@ -5,15 +5,22 @@ down, at full rate, long before their turn.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from learning_core.memory.curriculum import Curriculum, allowed, rate_factor, stage_at
 from learning_core.models.weights import read
 from learning_core.training.fitting import Budget, Recipe, fit, start_state
 from simulations.bench.continual import stream_methods as methods
+from simulations.bench.continual.stream_curricula import (
+    Entering,
+    at_once,
+    easy_first,
+    easy_first_and_gently,
+    tones_first,
+    warmed_up,
+)
 from simulations.bench.continual.stream_memory import Net, Past, classes_of, remember
 from simulations.bench.continual.stream_methods import BATCH, Method
 from simulations.bench.continual.streams import Task, accuracies, joined
@@ -21,7 +28,6 @@ from simulations.bench.continual.streams import Task, accuracies, joined
 EPOCHS = 5
 PLAIN_RATE = 0.1
 UNSEEN = -30.0  # added to a logit that may not answer yet
-STAGE_PIECE = 5  # steps at one rate
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,10 @@ class Choice:
     optimizer: str = "sgd"
     masked: bool = False
     joint: bool = False
-    staged: bool = False  # easy samples before hard ones, at a gentler rate
+    entering: Entering = at_once
 
     def __str__(self) -> str:
-        return f"{self.terms.__name__} {self.rate} {self.optimizer} {self.masked} {self.joint} {self.staged}"
+        return f"{self.terms.__name__} {self.rate} {self.optimizer} {self.masked} {self.joint} {self.entering.__name__}"
 
 
 CONDENSED = Choice(methods.condensed_replay, rate=3e-2, optimizer="adam", masked=True)
@@ -50,16 +56,32 @@ METHODS = {
     "ER-ACE": Choice(methods.asymmetric_replay),
     "DER++": Choice(methods.dark_replay),
     "condensed replay": CONDENSED,
-    "condensed replay, curriculum": replace(CONDENSED, staged=True),
     "joint": Choice(methods.naive, rate=3e-2, optimizer="adam", joint=True),
+}
+CURRICULA = {
+    f"{name}, {words}": replace(choice, entering=entering)
+    for name, choice in {"replay": METHODS["replay"], "condensed replay": CONDENSED}.items()
+    for words, entering in {
+        "easy first": easy_first,
+        "tones first": tones_first,
+        "warm-up": warmed_up,
+        "easy first, gently": easy_first_and_gently,
+    }.items()
 }
 
 
 def matrix(tasks: Sequence[Task], choice: Choice, seed: int) -> list[list[float]]:
     """R of one method: a row before learning and one after each task (joint: one after everything)."""
+    return matrices(tasks, choice, seed, (tasks,))[0]
+
+
+def matrices(
+    tasks: Sequence[Task], choice: Choice, seed: int, asked: Sequence[Sequence[Task]]
+) -> list[list[list[float]]]:
+    """R of one and the same learner for each way it is `asked`: tasks that differ in which outputs may answer."""
     inputs, outputs = tasks[0].x.shape[1], 1 + int(max(task.outputs.max() for task in tasks))
     net, past = Net(inputs, outputs, seed), Past(torch.zeros(0, inputs), torch.zeros(0, outputs))
-    rows = [accuracies(net, tasks)]
+    rows = [[accuracies(net, each)] for each in asked]
     for index, task in enumerate([joined(tasks)] if choice.joint else tasks):
         if choice.masked:
             seen = sorted({*classes_of(task), *(label for label, _ in past.condensed)})
@@ -76,12 +98,12 @@ def matrix(tasks: Sequence[Task], choice: Choice, seed: int) -> list[list[float]
         )
         trained = dict(net.layers.named_parameters())
         state = start_state(read(trained))
-        for stage_task, stage_recipe, num in stages_of(task, recipe) if choice.staged else [(task, recipe, steps)]:
-            terms = choice.terms(net, stage_task, past)
+        for admitted, eased, num in choice.entering(task, recipe):
+            terms = choice.terms(net, admitted, past)
             state, _ = fit(
                 trained,
                 terms.loss,
-                stage_recipe,
+                eased,
                 state,
                 Budget(num),
                 penalties=terms.penalties,
@@ -89,21 +111,6 @@ def matrix(tasks: Sequence[Task], choice: Choice, seed: int) -> list[list[float]
                 correction=terms.correction,
             )
         remember(past, net, task, index, seed, anchored=choice.terms is methods.elastic)
-        rows.append(accuracies(net, tasks))
+        for found, each in zip(rows, asked, strict=True):
+            found.append(accuracies(net, each))
     return rows
-
-
-def stages_of(task: Task, recipe: Recipe) -> Iterator[tuple[Task, Recipe, int]]:
-    """The curriculum: three stages that admit harder and harder samples, each beginning at half the rate.
-
-    A sample is as hard as it is far from the mean of its class.
-    """
-    far = torch.zeros(len(task.y))
-    for label in classes_of(task):
-        ours = task.y == label
-        far[ours] = (task.x[ours] - task.x[ours].mean(dim=0)).norm(dim=1)
-    curriculum = Curriculum(stages=3, stage_steps=math.ceil(recipe.steps / 3))
-    for step in range(0, recipe.steps, STAGE_PIECE):
-        admitted = torch.tensor(allowed(far.numpy(), stage_at(step, curriculum), curriculum))
-        eased = recipe.learning_rate * rate_factor(step, step, curriculum)
-        yield replace(task, x=task.x[admitted], y=task.y[admitted]), replace(recipe, learning_rate=eased), STAGE_PIECE

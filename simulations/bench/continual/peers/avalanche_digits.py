@@ -1,7 +1,7 @@
 """Avalanche's strategies on Split-digits, for an environment of their own: nothing of ours is imported here.
 
 `python avalanche_digits.py REQUEST.json ANSWER.json`; the request names a file of arrays and the setting, the answer
-holds for each strategy and seed the accuracy on each task after each task.
+holds for each setting, strategy and seed the accuracy on each task after each task.
 """
 
 import json
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+SETTINGS, PARTS = ("class", "domain", "task"), ("train", "test")
 OPERATORS = ("nms(Tensor dets, Tensor scores, float iou) -> Tensor", "qnms(Tensor dets, Tensor s, float i) -> Tensor")
 
 
@@ -25,34 +26,51 @@ def main(request_path: str, answer_path: str) -> None:
             library.define(operator)
         except RuntimeError:
             break
-    names = request["strategies"]
-    answer: dict[str, list[Any]] = {name: [] for name in names}
+    names, streams = request["strategies"], ("class", "domain")
+    answer: dict[str, dict[str, list[Any]]] = {setting: {name: [] for name in names} for setting in SETTINGS}
     for seed in request["seeds"]:
         arrays = np.load(request["arrays"][str(seed)], allow_pickle=False)
         for name in names:
-            answer[name].append(matrix(name, seed, arrays, request))
+            for stream in streams:
+                for setting, rows in matrices(name, seed, stream, arrays, request).items():
+                    answer[setting][name].append(rows)
     with open(answer_path, "w", encoding="utf-8") as file:
         json.dump(answer, file)
 
 
-def matrix(name: str, seed: int, arrays: Mapping[str, Any], request: Mapping[str, Any]) -> list[list[float]]:
-    """R of one strategy and seed: a row before learning and one after each task."""
-    from avalanche.benchmarks import nc_benchmark  # noqa: PLC0415
+def matrices(
+    name: str, seed: int, stream: str, arrays: Mapping[str, Any], request: Mapping[str, Any]
+) -> dict[str, list[list[float]]]:
+    """R of one strategy and seed, a row before learning and one after each task, in every setting a stream serves.
+
+    The class stream serves two: which two digits are in question is told when asking, or it is not.
+    """
+    from avalanche.benchmarks import nc_benchmark, ni_benchmark  # noqa: PLC0415
 
     torch.manual_seed(seed)
     np.random.seed(seed)
-    train = _dataset(arrays["train_x"], arrays["train_y"])
-    test = _dataset(arrays["test_x"], arrays["test_y"])
-    tasks = len(request["tasks"])
-    order = [digit for classes in request["tasks"] for digit in classes]
-    benchmark = nc_benchmark(train, test, n_experiences=tasks, task_labels=False, fixed_class_order=order, seed=seed)
+    tasks = request["tasks"]
+    odd = stream == "domain"
+    train, test = (
+        _dataset(arrays[f"{part}_x"], arrays[f"{part}_y"] % 2 if odd else arrays[f"{part}_y"]) for part in PARTS
+    )
+    if odd:
+        of = [np.flatnonzero(np.isin(arrays["train_y"], classes)).tolist() for classes in tasks]
+        benchmark = ni_benchmark(train, test, n_experiences=len(tasks), fixed_exp_assignment=of, seed=seed)
+    else:
+        order = [digit for classes in tasks for digit in classes]
+        benchmark = nc_benchmark(
+            train, test, n_experiences=len(tasks), task_labels=False, fixed_class_order=order, seed=seed
+        )
     hidden = request["hidden"]
-    model = torch.nn.Sequential(torch.nn.Linear(64, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 10))
+    model = torch.nn.Sequential(torch.nn.Linear(64, hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, 2 if odd else 10))
     strategy = _strategy(name, model, request)
-    rows = [_accuracies(model, arrays, request["tasks"])]
+    settings = ("domain",) if odd else ("class", "task")
+    rows = {setting: [_accuracies(model, arrays, tasks, setting)] for setting in settings}
     for experience in benchmark.train_stream:
         strategy.train(experience, num_workers=0)
-        rows.append(_accuracies(strategy.model, arrays, request["tasks"]))  # GDumb begins with a new one each time
+        for setting in settings:  # GDumb begins with a new model each time
+            rows[setting].append(_accuracies(strategy.model, arrays, tasks, setting))
     return rows
 
 
@@ -103,11 +121,18 @@ def _dataset(x: Any, y: Any) -> Any:
 
 
 @torch.no_grad()
-def _accuracies(model: torch.nn.Module, arrays: Mapping[str, Any], tasks: list[list[int]]) -> list[float]:
+def _accuracies(model: torch.nn.Module, arrays: Mapping[str, Any], tasks: list[list[int]], setting: str) -> list[float]:
     model.eval()
-    guess = model(torch.tensor(arrays["test_x"])).argmax(dim=1).numpy()
-    right = guess == arrays["test_y"]
-    return [float(right[np.isin(arrays["test_y"], classes)].mean()) for classes in tasks]
+    logits, digits = model(torch.tensor(arrays["test_x"])).numpy(), arrays["test_y"]
+    found = []
+    for classes in tasks:
+        mine = np.isin(digits, classes)
+        if setting == "domain":
+            found.append(float((logits[mine].argmax(axis=1) == digits[mine] % 2).mean()))
+            continue
+        answers = np.array(classes if setting == "task" else range(logits.shape[1]))
+        found.append(float((answers[logits[mine][:, answers].argmax(axis=1)] == digits[mine]).mean()))
+    return found
 
 
 if __name__ == "__main__":
