@@ -6,11 +6,12 @@ import logging
 import os
 import signal
 import sys
+from typing import Annotated
 
 import typer
 
 from edge_agent import asking
-from edge_agent.terminal import AsJson, ConfigOption, say, settings_of
+from edge_agent.terminal import AsJson, ConfigOption, progress, say, settings_of
 from learning_core.errors import DewfallError
 
 cli = typer.Typer(
@@ -63,6 +64,30 @@ def enroll(config: ConfigOption, as_json: AsJson = False) -> None:
     finally:
         agent.close()
     say(enrolment if as_json else f"enrolled at {enrolment['fog']} as node {enrolment['node_id']}")
+
+
+@cli.command("calibrate-thermal")
+def calibrate_thermal(
+    config: ConfigOption,
+    idle_s: Annotated[float, typer.Option(help="Seconds to watch the idle device.", min=1)] = 180,
+    load_s: Annotated[float, typer.Option(help="Seconds with one busy core.", min=1)] = 300,
+    cool_s: Annotated[float, typer.Option(help="Seconds to watch it cool.", min=1)] = 300,
+    as_json: AsJson = False,
+) -> None:
+    """Learn how this device warms up, so that its heat can be foreseen; while no agent runs, and nothing else works.
+
+    One core is kept busy as learning would; that ends at once at a limit for heat. What is found is used by the agent
+    when it next starts. Needs the extra `train`.
+    """
+    from edge_agent.calibration import Plan, record_in_words
+    from edge_agent.drivers.thermal_bench import calibrate
+
+    try:
+        record = calibrate(settings_of(config), Plan(idle_s, load_s, cool_s), progress())
+    except KeyboardInterrupt:
+        print("stopped; nothing was stored", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(130) from None
+    say(record if as_json else record_in_words(record))
 
 
 @config_cli.command("check")

@@ -13,35 +13,36 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edge_agent import status
+from edge_agent.calibration import FACT, calibration_of
 from edge_agent.config import AgentSettings
-from edge_agent.drivers.control_socket import ControlSocket
+from edge_agent.drivers.answers import Answers
+from edge_agent.drivers.doors import open_doors
 from edge_agent.drivers.fleet_link import FleetLink
 from edge_agent.drivers.fog_http import EnrolmentRefused, FogHttp, device_key, public_text, token_of
 from edge_agent.drivers.forgetting import forget, resume_forgetting
+from edge_agent.drivers.healing_loop import HealingLoop
+from edge_agent.drivers.learner_group import open_group
 from edge_agent.drivers.learner_process import LearnerProcess
 from edge_agent.drivers.meter import Meter
-from edge_agent.drivers.overhead import measure_pair
+from edge_agent.drivers.models import Models
+from edge_agent.drivers.offload_link import offload_link
 from edge_agent.drivers.processor_time import ProcessorTime
-from edge_agent.drivers.release_client import ReleaseClient
 from edge_agent.drivers.service_notify import ALIVE, READY, STOPPING, tell_service_manager
-from edge_agent.drivers.spool_source import SpoolSource
+from edge_agent.drivers.sources import Sources
 from edge_agent.drivers.sqlite_diary import SqliteDiary
 from edge_agent.drivers.sqlite_journal import SqliteJournal
 from edge_agent.drivers.sqlite_memory import SqliteMemory
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.drivers.sysfs_telemetry import SysfsTelemetry
 from edge_agent.governor import Situation
-from edge_agent.ingest import take_in
 from edge_agent.loops import Loops
+from edge_agent.offload import Trainers
 from edge_agent.operations import governing, keeping, operations
 from edge_agent.participation import Participant
+from edge_agent.ports import Release
 from edge_agent.selection import Forgotten, Selection
-from edge_agent.serving import Serving
 from edge_agent.session import make_client_app
-from edge_agent.upgrade import Upgrade
 from edge_agent.values import Decision
 from edge_agent.watch import Watch
 from learning_core.errors import ConfigError, DewfallError
@@ -53,7 +54,6 @@ STOP_WITHIN_S = 3.5
 IDLE_WITHIN_S = 60.0  # a learner that is to stop does so at once; a check of what it learned takes longer
 ASK_EVERY_S = 3.0  # for a first release, while there is none
 BOTH_WAYS = 2 * 4  # bytes a round moves for each parameter: float32, to the device and back
-INGEST_NICENESS = 10  # samples can wait; whoever asks for one cannot
 
 
 class Agent:
@@ -80,29 +80,34 @@ class Agent:
         self._key = device_key(state / "device.pem")
         self._http = FogHttp(settings.fog.address, settings.fog.ca)
         undo.callback(self._http.close)
-        self._intake = threading.Lock()  # held while samples come in or go
         self._memory, self._journal = SqliteMemory(database), SqliteJournal(database)
-        self._source = SpoolSource(settings.spool, settings.source.max_file_bytes)
-        self._serving = Serving()
-        release_key = bytes.fromhex(settings.fog.release_key)
-        shelf = ReleaseClient(self._http, state / "releases", release_key, self._journal)
-        self._upgrade = Upgrade(shelf, self._serving, database)
-        self._learner = LearnerProcess(state / "learning", settings.learning)
+        self._answers = Answers(settings, database, lambda: self._watch.decision().headroom)
+        self._serving = self._answers.serving
+        group = open_group(settings.telemetry.root, settings.learning.max_memory_mib)
+        self._models = Models(settings, self._http, self._serving, database, group)
+        undo.callback(self._models.close)
+        self._upgrade = self._models.upgrade
+        self._healing = HealingLoop(settings.healing, database, self._serving, self._upgrade)
+        self._sources = Sources(settings, self._memory, self._release, self._healing.wanted)
+        undo.callback(self._sources.close)
+        self._learner = LearnerProcess(state / "learning", settings.learning, group)
         undo.callback(self._learner.close)
+        self._trainers = Trainers(self._learner, offload_link(settings, self._key, self._journal, undo))
         self._diary = SqliteDiary(database, settings.limits.piece_j)
-        self._meter = Meter(self._diary, ProcessorTime(), settings.limits.learner_w)
+        self._calibrated = calibrated = calibration_of(database.fact(FACT))
+        self._meter = Meter(self._diary, ProcessorTime(), settings.limits, calibrated.watts_per_core, group)
         telemetry = SysfsTelemetry(settings.telemetry.root, settings.telemetry.deadline_s)
-        self._watch = Watch(telemetry, settings.limits, self._situation, self._turned)
+        self._watch = Watch(telemetry, settings.limits, self._situation, self._turned, thermal=calibrated.model)
         self._participant = Participant(
             self._serving,
             self._memory,
             self._journal,
-            self._learner,
+            self._trainers,
             self._watch.decision,
             settings.privacy,
             self._figures,
-            self._upgrade.announce,
-            self._upgrade.adopt,
+            self._upgrade,
+            self._models.guard,
             settings.learning.patience_s,
         )
         app = make_client_app(self._participant)
@@ -110,21 +115,28 @@ class Agent:
 
     def run(self) -> None:
         """Serve, ingest, watch and talk until `stop` is set. Raises the error that made going on impossible."""
-        door = ControlSocket(self._settings.socket, self._operations())
+        doors = open_doors(self._settings, self._operations())
         self._watch.look()
-        source = self._settings.source
         loops = Loops(self.stop)
         loops.start("watch", self._look, self._settings.telemetry.interval_s)
-        loops.start("ingest", self._ingest, source.interval_s, INGEST_NICENESS)
+        self._sources.start(loops)
+        self._answers.start(loops)
+        self._healing.start(loops)
         loops.start("release", self._renew)
+        self._models.start(loops, self._memory, self._watch.decision, lambda: self._participant.at_work)
         loops.start("status", self._write_status, STATUS_EVERY_S)
         loops.start("link", self._talk)
+        if self._settings.offload.enabled:
+            loops.start("offload", self._look_far, self._settings.offload.look_s)
         log.info("%s runs; its state is in %s", self._settings.name, self._settings.state)
         tell_service_manager(READY)
         self.stop.wait()
         tell_service_manager(STOPPING)
-        door.close()
+        for door in doors:
+            door.close()
+        self._sources.close()
         self._learner.close()
+        self._models.close()
         self._upgrade.news.set()
         loops.join(STOP_WITHIN_S)
         with contextlib.suppress(DewfallError):
@@ -161,21 +173,30 @@ class Agent:
             "decisions": status.describe_decisions(counts, self._watch.decision(), list(self._watch.turns)),
             "today": status.describe_day(self._meter.spent(_today())),
             "samples": status.describe_samples(counts, self._memory.size()),
+            **self._sources.describe(),
             "rounds": status.describe_rounds(counts),
+            "guard": self._upgrade.standing(),
             "device": status.describe_device(self._watch.telemetry, self._watch.peak_c),
-            **status.describe_serving(self._serving.served, self._serving.latency()),
+            **self._answers.describe(),
             "privacy": status.describe_privacy(
                 self._participant.epsilon(), privacy.max_epsilon, privacy.target_delta, rounds
             ),
             "rss_mb": {"agent": rss_mb(), "learner_peak": self._learner.peak_rss_mb},
             "learner_pid": self._learner.pid,
+            "learner": status.describe_learner(self._learner.confinement, self._meter.source, self._calibrated.says),
             "bytes": {"up": sent, "down": received, "releases": self._http.received()},
             "fog": {**(self._database.fact("enrolment") or {}), "trouble": self._link.trouble},
+            "offload": self._trainers.status(),
+            "healing": self._healing.describe(),
         }
+
+    def _release(self) -> Release | None:
+        return served.release if (served := self._serving.served) else None
 
     def _situation(self) -> Situation:
         served, now = self._serving.served, datetime.datetime.now().astimezone()
-        shapes = served.release.manifest.adapter_shapes if served else {}
+        shapes, spent = served.release.manifest.adapter_shapes if served else {}, self._meter.spent(now.date())
+        round_bytes = BOTH_WAYS * sum(math.prod(shape) for shape in shapes.values())
         return Situation(
             paused=self._paused,
             can_learn=self._can_learn,
@@ -183,10 +204,14 @@ class Agent:
             release=served.release.version if served else None,
             samples=self._memory.size(),
             forced=self._forced,
-            own_share=self._meter.use.share,
-            spent=self._meter.spent(now.date()),
-            round_bytes=BOTH_WAYS * sum(math.prod(shape) for shape in shapes.values()),
+            own_share=self._meter.own_pressure,
+            load=self._meter.use.cores,
+            learner_w=self._meter.most_w,
+            spent=spent,
+            round_bytes=round_bytes,
             local=now,
+            rank=served.release.manifest.rank if served else None,
+            can_offload=self._trainers.can_offload(self._settings.limits, spent, round_bytes),
         )
 
     def _turned(self, decision: Decision) -> None:
@@ -199,16 +224,14 @@ class Agent:
         figures = {name: float(counts.get(name, 0)) for name in ("seen", "kept", "dropped", "trained")}
         if telemetry is not None and telemetry.soc_temp_c.is_known(self._settings.limits.max_reading_age_s):
             figures["soc_temp_c"] = telemetry.soc_temp_c.value
-        return figures
+        return {**figures, **self._healing.figures()}
 
     def _operations(self) -> Mapping[str, Any]:
-        def pair(condition: int, seed: int) -> Mapping[str, float]:
-            took = measure_pair(self._serving, condition, seed)
-            return {"bare_ms": took.bare_ms, "agent_ms": took.agent_ms}
-
-        serving = operations(self._serving, self.status, self._set_pause, pair, self._settings.serving.max_count)
+        pair, most = self._answers.pair, self._settings.serving.max_count
+        serving = operations(self._serving, self.status, self._set_pause, pair, most)
         memory = keeping(self._memory.newest, self._forget)
-        return {**serving, **governing(self._force, self._diary.decisions), **memory}
+        more = {**self._sources.operations(), **self._models.operations(), **self._healing.operations()}
+        return {**serving, **governing(self._force, self._diary.decisions), **memory, **more}
 
     def _set_pause(self, value: bool) -> None:
         self._database.set_fact("paused", value)
@@ -222,8 +245,10 @@ class Agent:
         self._watch.look()
 
     def _forget(self, selection: Selection) -> Forgotten:
-        with self._intake, self._learner.halted(), self._participant.idle(IDLE_WITHIN_S):
-            forgotten = forget(selection, self._settings.state, self._settings.spool, self._database)
+        settings = self._settings
+        with self._sources.turn, self._trainers.halted(), self._models.halted(), self._participant.idle(IDLE_WITHIN_S):
+            forgotten = forget(selection, settings.state, settings.spool, self._database, settings.source.conversions())
+            self._models.forgotten(selection)
         log.info("%d samples were forgotten", forgotten.samples)
         return forgotten
 
@@ -231,16 +256,8 @@ class Agent:
         tell_service_manager(ALIVE)  # here: whoever hangs in a look is to be restarted, whoever fails in one is not
         self._watch.look()
         self._learner.rest()
-        self._meter.look(self._learner.pid, sum(self._link.traffic()) + self._http.received(), _today())
-
-    def _ingest(self) -> None:
-        memory = self._settings.memory
-        rng = np.random.default_rng()
-        while not self.stop.is_set() and (served := self._serving.served) is not None:
-            with self._intake:
-                taken = take_in(self._source, self._memory, served.release, memory.rule(), memory.max_bytes, rng)
-            if taken is None:
-                return
+        traffic = sum(self._link.traffic()) + self._http.received() + self._trainers.traffic()
+        self._meter.look(self._learner.pid or self._models.learner_pid, traffic, _today(), self._watch.telemetry)
 
     def _renew(self) -> None:
         if self._serving.served is None and (latest := self._http.latest()) is not None:
@@ -256,6 +273,9 @@ class Agent:
             self.stop.set()
             return
         self._link.run(self.stop)
+
+    def _look_far(self) -> None:
+        self._trainers.look(self._serving.served.release if self._serving.served else None)
 
     def _write_status(self) -> None:
         text = json.dumps(self.status(), indent=1, allow_nan=False)

@@ -63,6 +63,9 @@ def infer(
     count: Annotated[int, typer.Option(help="How many of each.", min=1)] = 1,
     seed: Annotated[int | None, typer.Option(help="Equal seeds give equal samples.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write them as a PNG file.")] = None,
+    min_quality: Annotated[float | None, typer.Option(help="No worse than this, 0..1; `status` has a table.")] = None,
+    max_ms: Annotated[float | None, typer.Option(help="Within so many milliseconds, all together.")] = None,
+    max_joules: Annotated[float | None, typer.Option(help="For so much energy, all together.")] = None,
     bench: Annotated[int, typer.Option(help="Measure what the agent adds, over this many pairs.", min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -75,15 +78,17 @@ def infer(
         return
     conditions = [each for each in condition for _ in range(count)]
     began = time.perf_counter()
-    answer, payload = _ask(socket, "infer", conditions=conditions, seed=seed)
+    needs = {"min_quality": min_quality, "max_ms": max_ms, "max_joules": max_joules}
+    answer, payload = _ask(socket, "infer", conditions=conditions, seed=seed, **needs)
     took_ms = (time.perf_counter() - began) * 1e3
     if out is not None:
         from edge_agent.people import write_png
 
         write_png(out, payload, answer["shape"])
-    figures = {"shape": answer["shape"], "ms": took_ms, "out": str(out) if out else None}
+    variant = answer["variant"]
+    figures = {"shape": answer["shape"], "variant": variant, "ms": took_ms, "out": str(out) if out else None}
     written = f", written to {out}" if out else ""
-    say(figures if as_json else f"{len(conditions)} samples in {took_ms:.1f} ms{written}")
+    say(figures if as_json else f"{len(conditions)} samples by {variant!r} in {took_ms:.1f} ms{written}")
 
 
 @cli.command()
@@ -118,11 +123,38 @@ def samples(
     as_json: AsJson = False,
 ) -> None:
     """List the samples the running agent keeps: under which key, of which class, and when they were taken."""
-    from edge_agent.status import local_time
+    from edge_agent.status import local_time, proposed_in_words
 
     kept = _ask(_socket(config, state), "samples", count=count)[0]["samples"]
-    lines = (f"{each['key']:8}  class {each['class']:4}  {local_time(each['taken_at_s'])}" for each in kept)
+    lines = (
+        f"{each['key']:8}  class {each['class']:4}  {local_time(each['taken_at_s'])}{proposed_in_words(each)}"
+        for each in kept
+    )
     say(kept if as_json else "\n".join(lines) or "no samples are kept")
+
+
+@cli.command()
+def label(
+    name: Annotated[str | None, typer.Argument(help="Which one; without it they are listed.")] = None,
+    config: MaybeConfig = None,
+    state: MaybeState = None,
+    class_: Annotated[int | None, typer.Option("--class", help="What it is, for the agent.", min=0)] = None,
+    png: Annotated[Path | None, typer.Option(help="Draw it as a PNG file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Name the samples that came without a class and of which the judge was not sure; also without a running agent."""
+    from edge_agent.people import label_at, waiting_for_a_name
+
+    places = _places(config, state)
+    if name is None:
+        found = waiting_for_a_name(places)
+        say(found if as_json else "\n".join(f"{each['name']}  {each['reason']}" for each in found) or "none waits")
+        return
+    if class_ is None and png is None:
+        raise ConfigError("say what it is with --class N, or where to draw it with --png FILE")
+    label_at(places, name, class_, png)
+    done = {"name": name, "class": class_, "png": str(png) if png else None}
+    say(done if as_json else f"{name}: {f'class {class_}' if class_ is not None else f'drawn to {png}'}")
 
 
 @cli.command()
@@ -148,11 +180,58 @@ def forget(
 
 
 @cli.command()
+def rollback(
+    config: MaybeConfig = None,
+    state: MaybeState = None,
+    release: Annotated[bool, typer.Option("--release", help="Back to the release before.")] = False,
+    personal: Annotated[bool, typer.Option("--personal", help="Drop the personal adapter.")] = False,
+    lift: Annotated[str | None, typer.Option(help="Allow again what has this digest (see status --json).")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go back from what changed last, an adapter before a release, and never take it again; also without an agent."""
+    from edge_agent.people import roll_back_at
+
+    if release + personal + (lift is not None) > 1:
+        raise ConfigError("give one of --release, --personal and --lift")
+    places = _places(config, state)
+    if lift is not None:
+        told = str(_ask(places.socket, "lift", digest=lift)[0]["told"])
+    else:
+        what = "the release" if release else "the personal adapter" if personal else "what changed last"
+        if not yes:
+            typer.confirm(f"Go back from {what} and never take it again?", abort=True)
+        told = roll_back_at("release" if release else "personal" if personal else None, places)
+    say({"told": told} if as_json else told)
+
+
+@cli.command()
+def incidents(
+    config: MaybeConfig = None,
+    state: MaybeState = None,
+    last: Annotated[int, typer.Option(help="How many, from the newest back.", min=1, max=200)] = 20,
+    count: Annotated[bool, typer.Option("--count", help="Only how many, by how they ended and why.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what went wrong with the running agent's answers, what it did about it, and what came of that."""
+    from edge_agent.status import incident_in_words
+
+    answer, _ = _ask(_socket(config, state), "incidents", count=last)
+    if count:
+        counts = answer["counts"]
+        say(counts if as_json else "\n".join(f"{n:6}  {name}" for name, n in sorted(counts.items())) or "none")
+        return
+    told = answer["incidents"]
+    say(told if as_json else "\n".join(incident_in_words(each) for each in told) or "nothing has gone wrong")
+
+
+@cli.command()
 def observe(config: MaybeConfig = None, state: MaybeState = None) -> None:
     """Hand on what another program saw: one JSON object a line on standard input, until it ends.
 
-    {"features": [[..], ..], "condition": 3, "taken_at_s": 1700000000}, the last if known; features may be base64 of
-    little-endian float32, with their "shape". A line that cannot be used is named, and the status is 1 at the end.
+    {"features": [[..], ..], "condition": 3, "taken_at_s": 1700000000, "id": "x1"}, all but the first if known; features
+    may be base64 of little-endian float32, with their "shape". An id is taken in once, however often it comes.
+    A line that cannot be used is named, and the status is 1 at the end.
     """
     from edge_agent.people import observe_lines
 

@@ -1,13 +1,19 @@
 """What a person may set on a device. Temperatures in degrees Celsius, charge and shares 0..1, times in seconds."""
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from edge_agent.healing.playbook import Remedy
 from edge_agent.hours import Window
+from edge_agent.normalise.pictures import Span
+from edge_agent.normalise.wanted import Conversions
 from learning_core.memory.novelty import Rule
-from protos.settings import Section, Upstream
+from protos.settings import Address, Section, Upstream
+
+OFFLOAD_PORT = 8444
 
 
 class Fog(Upstream):
@@ -66,12 +72,39 @@ class Limits(Section):
         return self.learner_w * self.max_reading_age_s
 
 
+def _loopback(text: str) -> str:
+    if not re.fullmatch(r"(127\.0\.0\.1|localhost|\[::1\]):\d{1,5}", text, re.ASCII):
+        raise ValueError("the HTTP door is for programs on this device: set 127.0.0.1 or [::1] with a port")
+    return text.replace("localhost", "127.0.0.1")
+
+
+LoopbackAddress = Annotated[str, AfterValidator(_loopback)]
+
+
 class Source(Section):
-    """The folder into which any program drops `<name>.safetensors`; by default `<state>/spool`."""
+    """The folder into which any program drops samples, by default `<state>/spool`, and how they are made to fit."""
 
     spool: Path | None = None
     interval_s: float = Field(default=0.25, ge=0.01, le=3600)
-    max_file_bytes: int = Field(default=16 << 20, ge=1 << 10)
+    max_file_bytes: int = Field(default=16 << 20, ge=1 << 14)
+    max_set_aside_bytes: int = Field(default=64 << 20, ge=1 << 16)  # of refused and unsure ones; the oldest give way
+    program: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")
+    program_path: Path | None = None  # where the module of "module:name" lies, if it is not installed
+    retry_s: float = Field(default=30.0, ge=0.1)  # until a program that ended or failed is started again
+    floats: Span = Span.SIGNED  # what the floats of an image lie between, unless the observation says
+    resize: bool = False
+    mean: tuple[float, ...] = ()  # of vectors, one number for each feature; with spread: (x - mean) / spread
+    spread: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    min_certainty: float = Field(default=0.9, ge=0, le=1)  # to believe the judge where no class came; 1: never
+
+    @model_validator(mode="after")
+    def _standardises_whole(self) -> "Source":
+        if len(self.mean) != len(self.spread):
+            raise ValueError("mean and spread need one number each for every feature")
+        return self
+
+    def conversions(self) -> Conversions:
+        return Conversions(self.floats, self.resize, self.mean, self.spread)
 
 
 class Memory(Section):
@@ -95,6 +128,8 @@ class Learning(Section):
     linger_s: float = Field(default=30.0, ge=0)  # how long an idle learner keeps its libraries loaded
     patience_s: float = Field(default=5.0, ge=0)  # how long a stopped job waits to go on before the round is declined
     scheduling: Literal["idle", "nice"] = "idle"
+    personal: bool = False  # also an adapter of this device's own, on top of the shared one, which never leaves it
+    max_memory_mib: int = Field(default=1024, ge=64)  # a learner that needs more ends, and says so
     seed: int = 0
 
 
@@ -103,6 +138,10 @@ class ServingSettings(Section):
 
     socket: Path | None = None
     max_count: int = Field(default=64, ge=1)
+    min_quality: float = Field(default=0.8, ge=0, le=1)  # as low a device at its limits may go, unasked
+    max_joules_per_day: float | None = Field(default=None, ge=0)  # of answers; learning has its own in [limits]
+    http: LoopbackAddress | None = None  # "127.0.0.1:8787": also by HTTP, for programs on this device
+    http_open: bool = False  # true: without the token in <state>/http.token
 
 
 class Privacy(Section):
@@ -110,6 +149,37 @@ class Privacy(Section):
 
     max_epsilon: float = Field(default=10.0, gt=0)
     target_delta: float = Field(default=1e-5, gt=0, lt=1)
+
+
+class Offload(Section):
+    """Learning at the fog when the device cannot. What leaves is clipped and noised, unless the owner allows more."""
+
+    enabled: bool = False
+    address: Address | None = None  # by default the fog's host, on port 8444
+    allow_raw_offload: bool = False  # for a fog of the device's owner: samples leave as they were taken, uncounted
+    clip_norm: float = Field(default=8.0, gt=0)  # the length of an 8 x 8 image of -1 and 1
+    noise_multiplier: float = Field(default=3.0, gt=0)
+    max_samples: int = Field(default=32, ge=1)  # noised ones, in the device's life with these settings
+    deadline_s: float = Field(default=30.0, gt=0, le=600)  # of one call
+    poll_s: float = Field(default=1.0, ge=0.01)
+    look_s: float = Field(default=30.0, ge=0.1)  # between two questions whether the fog would learn
+
+
+class Trials(Section):
+    """How long a new release or adapter is on trial before it is good."""
+
+    answers: int = Field(default=20, ge=1, le=64)  # finite ones, and as fast as without it
+    quiet_s: float = Field(default=60.0, gt=0)  # where fewer are asked for, the golden set decides after this
+
+
+class HealingSettings(Section):
+    """Finding what makes answers bad, and mending it, in a thread of its own that takes half a percent of a core."""
+
+    enabled: bool = True
+    off: tuple[Remedy, ...] = ()  # remedies that are never used
+    tick_s: float = Field(default=30.0, ge=0.05, le=3600)  # between two looks, longer where one takes long
+    max_remedies_per_incident: int = Field(default=4, ge=1, le=20)
+    max_uses_per_day: int = Field(default=6, ge=0)  # of each remedy
 
 
 class AgentSettings(Section):
@@ -125,10 +195,17 @@ class AgentSettings(Section):
     learning: Learning = Learning()
     serving: ServingSettings = ServingSettings()
     privacy: Privacy = Privacy()
+    trials: Trials = Trials()
+    offload: Offload = Offload()
+    healing: HealingSettings = HealingSettings()
 
     @property
     def spool(self) -> Path:
         return self.source.spool or self.state / "spool"
+
+    @property
+    def offload_address(self) -> str:
+        return self.offload.address or f"{self.fog.address.rpartition(':')[0]}:{OFFLOAD_PORT}"
 
     @property
     def socket(self) -> Path:

@@ -17,13 +17,13 @@ from edge_agent.signs import StreamWatch
 from edge_agent.values import Arrival, Ingested, NewSample
 from learning_core.errors import Malformed
 from learning_core.memory.keep_budget import Threshold
-from learning_core.memory.novelty import Kept, Rule, judge
+from learning_core.memory.novelty import Kept, Rule, Why, judge
 from learning_core.params import Array
 from learning_core.samples import Batch
 
 log = logging.getLogger(__name__)
 EMBED_AT_ONCE = 16  # small enough that a request never waits long behind it
-AGAIN, UNSURE = "again", "unsure"  # reasons beside those of the novelty filter
+AGAIN, UNSURE, WANTED = "again", "unsure", "wanted"  # reasons beside those of the novelty filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class Intake:
     rule: Rule
     max_bytes: int
     min_certainty: float = 0.9
+    wanted: frozenset[int] = frozenset()  # conditions of which familiar samples are kept too
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def judge_all(
     embeddings: Array,
     kept: Kept,
     threshold: Threshold,
-    rule: Rule,
+    intake: Intake,
     rng: np.random.Generator,
     watch: StreamWatch,
 ) -> Ingested:
@@ -80,10 +81,12 @@ def judge_all(
         if index in named.doubts:
             continue
         condition, certainty = int(named.conditions[index]), float(named.certainties[index])
-        judgement, threshold = judge(embedding, condition, kept, threshold, rule)
-        reasons[judgement.why] += 1
-        watch.take(embedding, condition, judgement.keep)
-        if judgement.keep:
+        judgement, threshold = judge(embedding, condition, kept, threshold, intake.rule)
+        is_wanted = judgement.why is Why.FAMILIAR and condition in intake.wanted
+        keep = judgement.keep or is_wanted
+        reasons[WANTED if is_wanted else judgement.why] += 1
+        watch.take(embedding, condition, keep)
+        if keep:
             kept = kept.plus(embedding, condition)
             taken_at_s, rank = int(arrival.taken_at_s[index]), float(rng.random())
             proposed = None if np.isnan(certainty) else certainty
@@ -143,7 +146,7 @@ def _taken(
     for row, doubt in named.doubts.items():
         source.set_aside(arrival, row, doubt)  # before the file is known: a kill in between sets it aside again
     embeddings = embed_in_pieces(release, arrival.batch.features)
-    ingested = judge_all(arrival, named, embeddings, kept, memory.threshold(), intake.rule, rng, watch)
+    ingested = judge_all(arrival, named, embeddings, kept, memory.threshold(), intake, rng, watch)
     return replace(ingested, reasons={**ingested.reasons, AGAIN: all_again}) if all_again else ingested
 
 

@@ -7,11 +7,12 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edge_agent.status import latency_in_words
+from edge_agent.status import latency_in_words, of_one_version
 
-COLOURS = {"train": "green", "wait": "yellow", "serve_only": "red"}
+COLOURS = {"train": "green", "offload": "cyan", "wait": "yellow", "serve_only": "red"}
 
 
+@of_one_version
 def view_of(tree: Mapping[str, Any]) -> RenderableType:
     """From the tree of the agent's status; what it does not know is a dash."""
     now, samples, device = tree["decisions"]["now"], tree["samples"], tree["device"]

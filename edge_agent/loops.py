@@ -17,7 +17,7 @@ class Loops:
     """Daemon threads that end soon after `stop` is set, but not in the middle of a step. Nothing is saved."""
 
     def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
+        self.stop = stop
         self._threads: list[threading.Thread] = []
 
     def start(self, name: str, step: Callable[[], None], pause_s: float = 0.0, niceness: int = 0) -> None:
@@ -37,7 +37,7 @@ class Loops:
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)  # of this thread alone
         trouble = ""
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             try:
                 step()
                 trouble = ""
@@ -45,5 +45,5 @@ class Loops:
                 if str(error) != trouble:
                     log.warning("%s", error, exc_info=not isinstance(error, DewfallError))
                 trouble = str(error)
-                self._stop.wait(RETRY_S)
-            self._stop.wait(pause_s)
+                self.stop.wait(RETRY_S)
+            self.stop.wait(pause_s)

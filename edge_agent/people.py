@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,12 +12,15 @@ from rich.console import Console
 from rich.live import Live
 
 from edge_agent.config import AgentSettings, Limits, Source
+from edge_agent.drivers import labelling
 from edge_agent.drivers.control_socket import AgentLine
 from edge_agent.drivers.forgetting import forget_without_agent
+from edge_agent.drivers.going_back import roll_back_without_agent
 from edge_agent.drivers.line_source import observe
 from edge_agent.drivers.sysfs_telemetry import SysfsTelemetry
 from edge_agent.governor import Situation, decide
 from edge_agent.live_view import view_of
+from edge_agent.normalise.wanted import Conversions
 from edge_agent.observation import Expected
 from edge_agent.png import png_of
 from edge_agent.selection import Selection
@@ -38,10 +41,12 @@ class Places:
     state: Path
     spool: Path
     max_file_bytes: int
+    conversions: Conversions = field(default_factory=Conversions)
 
 
 def places_of(settings: AgentSettings) -> Places:
-    return Places(settings.socket, settings.state, settings.spool, settings.source.max_file_bytes)
+    source = settings.source
+    return Places(settings.socket, settings.state, settings.spool, source.max_file_bytes, source.conversions())
 
 
 def usual_places(state: Path) -> Places:
@@ -80,6 +85,22 @@ def watch_status(socket: Path, console: Console) -> None:
                 live.update(view_of(line.ask("status")[0]["status"]), refresh=True)
 
 
+def waiting_for_a_name(places: Places) -> list[dict[str, str]]:
+    """Samples whose class nobody knows, by name and why."""
+    return labelling.unsure(places.spool)
+
+
+def label_at(places: Places, name: str, condition: int | None, png: Path | None) -> None:
+    """Draw one of them, or name it, or both. Raises DewfallError."""
+    if png is not None:
+        sample = labelling.look_at(places.spool, name)
+        if sample.ndim != 4:
+            raise ConfigError(f"{name} is no image, so it cannot be drawn")
+        write_png(png, sample.astype("<f4").tobytes(), list(sample.shape))
+    if condition is not None:
+        labelling.label(places.spool, name, condition)
+
+
 def forget_at(selection: Selection, asked: Mapping[str, Any], places: Places) -> dict[str, Any]:
     """Let the running agent forget, or do it on its state when none runs. Raises DewfallError."""
     try:
@@ -87,22 +108,32 @@ def forget_at(selection: Selection, asked: Mapping[str, Any], places: Places) ->
             forgotten: dict[str, Any] = line.ask("forget", **asked)[0]["forgotten"]
             return forgotten
     except LinkDown:
-        return asdict(forget_without_agent(selection, places.state, places.spool))
+        return asdict(forget_without_agent(selection, places.state, places.spool, places.conversions))
+
+
+def roll_back_at(kind: str | None, places: Places) -> str:
+    """Let the running agent go back, or prepare its state for that when none runs. Raises DewfallError."""
+    try:
+        with AgentLine(places.socket) as line:
+            return str(line.ask("rollback", kind=kind)[0]["told"])
+    except LinkDown:
+        return roll_back_without_agent(kind, places.state)
 
 
 def observe_lines(stream: IO[bytes], places: Places) -> tuple[int, int]:
     """Hand a stream of JSON lines to the agent; how many were handed on and how many refused, each with a reason."""
-    return observe(stream, places.spool, places.max_file_bytes, _expected(places.socket), _tell_refused, _tell_waiting)
+    expected = _expected(places.socket, places.conversions)
+    return observe(stream, places.spool, places.max_file_bytes, expected, _tell_refused, _tell_waiting)
 
 
-def _expected(socket: Path) -> Expected | None:
+def _expected(socket: Path, conversions: Conversions) -> Expected | None:
     """What the running agent's release takes; None when that cannot be known now."""
     try:
         with AgentLine(socket) as line:
             release = line.ask("status")[0]["status"]["release"]
     except DewfallError:
         return None
-    return Expected(tuple(release["sample_shape"]), release["num_conditions"]) if release else None
+    return Expected(tuple(release["sample_shape"]), release["num_conditions"], conversions) if release else None
 
 
 def _tell_refused(number: int, reason: str) -> None:

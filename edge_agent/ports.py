@@ -1,20 +1,21 @@
 """The seams behind which the agent's drivers sit, and what they hand over that is alive."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.values import Answer, Arrival, Decision, Fitted, Golden, Ingested, NotFitted, Telemetry
+from edge_agent.slots import Slots
+from edge_agent.values import Answer, Arrival, Decision, Fitted, Golden, Ingested, NotFitted, Shape, Telemetry
 from learning_core.federation.accountant import Spending
 from learning_core.memory.keep_budget import Threshold
 from learning_core.memory.novelty import Kept
 from learning_core.params import Array, Params
 from learning_core.samples import Batch
 from learning_core.updates import ModelVersion
-from protos.release import Manifest
+from protos.release import STUDENT_GRAPH, Manifest
 
 
 class Engine(Protocol):
@@ -43,12 +44,12 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A verified, loaded release. `digest` is the sha256 of its manifest."""
+    """A verified, loaded release. `digest` is the sha256 of its manifest; `engines` by the name of their graph."""
 
     manifest: Manifest
     digest: str
     folder: str
-    engine: Engine
+    engines: Mapping[str, Engine]
     judge: Judge
     golden: Golden
     start: Params
@@ -56,6 +57,11 @@ class Release:
     @property
     def version(self) -> int:
         return self.manifest.version
+
+    @property
+    def engine(self) -> Engine:
+        """The float32 student's."""
+        return self.engines[STUDENT_GRAPH]
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -71,6 +77,7 @@ class Memory(Protocol):
     def samples(self) -> tuple[Batch, int]: ...
     def mark_trained(self, newest: int) -> None: ...
     def knows(self, name: str, digest: str) -> bool: ...
+    def knows_ids(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]: ...
     def store(self, ingested: Ingested, max_bytes: int) -> None: ...
     def forget_arrival(self, name: str) -> None: ...
     def base(self) -> str: ...
@@ -94,8 +101,12 @@ class Source(Protocol):
         """The file has been taken in and can go; whether it is gone."""
         ...
 
-    def refuse(self, name: str) -> None:
-        """Put the file where a person can look at it."""
+    def refuse(self, name: str, reason: str) -> None:
+        """Put the file where a person can look at it, with the reason beside it."""
+        ...
+
+    def set_aside(self, arrival: Arrival, row: int, reason: str) -> None:
+        """Put one of an arrival's samples where a person can say what it is. The same one twice is one."""
         ...
 
 
@@ -128,19 +139,49 @@ class Shelf(Protocol):
         """What is installed, newest first."""
         ...
 
-    def prune(self, served: int) -> None:
-        """Forget all but the served one and one other."""
+    def digest_of(self, version: int) -> str | None:
+        """Of the manifest of one that is installed."""
+        ...
+
+    def prune(self, kept: Collection[int]) -> None:
+        """Forget all but these, with what was learned on them."""
         ...
 
     def ban_on(self, digest: str) -> str | None:
         """Why a release must not be installed now."""
         ...
 
-    def adapter(self, release: Release) -> Params | None:
-        """The adapter this device learned on a release."""
+    def adapter(self, release: Release, kind: str, name: str) -> Params | None:
+        """An adapter this device learned on a release, by its digest."""
         ...
 
-    def keep_adapter(self, release: Release, adapter: Params) -> None: ...
+    def keep_adapter(self, release: Release, kind: str, adapter: Params) -> str:
+        """Store one; its digest."""
+        ...
+
+    def keep_only(self, release: Release, kind: str, names: Collection[str]) -> None:
+        """Remove all others of a kind."""
+        ...
+
+
+class SlotStore(Protocol):
+    """What is served, on trial and banned, on disk. `kind`: see `slots`; `release`: its digest, for adapters."""
+
+    def slots(self, kind: str, release: str = "") -> Slots: ...
+
+    def store(self, kind: str, release: str, slots: Slots, banned: Mapping[str, str]) -> None:
+        """Both or neither; `banned`: digests and why."""
+        ...
+
+    def ban(self, banned: Mapping[str, str]) -> None: ...
+
+    def drop(self, kind: str) -> None:
+        """Forget the slots of a kind, of every release."""
+        ...
+
+    def bans(self) -> list[dict[str, Any]]: ...
+    def ban_on(self, digest: str) -> str | None: ...
+    def lift(self, digest: str) -> bool: ...
 
 
 class Facts(Protocol):
@@ -160,7 +201,7 @@ class TelemetrySource(Protocol):
 class Job:
     """One local fit. The same `name` always means the same start and the same samples.
 
-    `effort`: which share 0..1 of the usual steps the device can afford.
+    `shape`: how much of the usual job the device can afford; `ahead`: what the device will be charged for the answer.
     """
 
     name: str
@@ -169,10 +210,11 @@ class Job:
     base_version: ModelVersion
     samples: Batch
     deadline_s: float
-    effort: float = 1.0
+    shape: Shape = field(default_factory=Shape)
+    ahead: tuple[Spending, ...] = ()
 
 
 class Trainer(Protocol):
-    """Runs a fit for as long as the decision is to train."""
+    """Runs a fit, here or elsewhere, for as long as the decision allows it."""
 
     def fit(self, job: Job, decision: Callable[[], Decision]) -> Fitted | NotFitted: ...

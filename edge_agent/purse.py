@@ -52,6 +52,6 @@ class Purse:
             spent_j = self._spent_j
         if self._max_joules is None or spent_j + self._ahead_j / 2 <= self._days.get(day, 0.0):
             return
-        self._days[day] = spent_j + self._ahead_j
-        self._days = dict(sorted(self._days.items())[-DAYS_KEPT:])
+        others = {date: joules for date, joules in self._days.items() if date != day}
+        self._days = {**dict(list(others.items())[1 - DAYS_KEPT :]), day: spent_j + self._ahead_j}  # the newest last
         self._facts.set_fact(FACT, self._days)

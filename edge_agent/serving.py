@@ -170,8 +170,11 @@ class Serving:
         """One sample [N, C, H, W] for each condition; equal seeds and conditions give equal samples of one variant."""
         return self.draw(conditions, seed, needs).samples
 
-    def draw(self, conditions: Sequence[int], seed: int, needs: Needs = Needs()) -> Answered:
-        """The same with who answered and how long it took. Raises NothingServed, Unmet, or a DewfallError."""
+    def draw(self, conditions: Sequence[int], seed: int, needs: Needs = Needs(), *, counted: bool = True) -> Answered:
+        """The same with who answered and how long it took. Raises NothingServed, Unmet, or a DewfallError.
+
+        `counted` False: a question of the agent's own, which costs energy and is nobody's answer.
+        """
         began, used = self._clock(), self._core_clock()
         now = self._now
         if now is None:
@@ -188,7 +191,10 @@ class Serving:
         noise = np.random.default_rng(seed).standard_normal((len(wanted), *release.sample_shape), np.float32)
         samples = now.served.engines[variant.graph].generate(noise, wanted, variant.steps, variant.guidance)
         answered = Answered(began, tuple(conditions), seed, variant.name, (self._clock() - began) * 1e3, samples)
-        self._remember(answered, self._core_clock() - used)
+        if self._purse is not None:
+            self._purse.spend((self._core_clock() - used) * self._watts)
+        if counted:
+            self._remember(answered)
         return answered
 
     def recent(self) -> list[Answered]:
@@ -204,9 +210,7 @@ class Serving:
         p50, p99 = (float(np.quantile(took, at)) for at in (0.5, 0.99)) if len(took) else (math.nan, math.nan)
         return Latency(p50, p99, sum(self._answers.values()))
 
-    def _remember(self, answered: Answered, core_s: float) -> None:
-        if self._purse is not None:
-            self._purse.spend(core_s * self._watts)
+    def _remember(self, answered: Answered) -> None:
         with self._turn:
             self._answers[answered.variant] += 1
         if len(answered.conditions) == 1:

@@ -1,25 +1,49 @@
 """What the agent says of itself: one JSON tree for its socket, its status file and the demo's report."""
 
+import functools
 import math
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, fields
+from typing import Any, TypeVar
 
 from edge_agent.budget import Cost
+from edge_agent.router import Measured
 from edge_agent.serving import Latency, Served
-from edge_agent.values import Decision, Reading, Telemetry
+from edge_agent.values import Decision, Reading, StreamSigns, Telemetry
 from edge_agent.watch import Turn
+from learning_core.errors import DewfallError
 
+Said = TypeVar("Said")
 WHY = "why."
 DECISIONS = "decision."
 
 
+def of_one_version(words: Callable[[Mapping[str, Any]], Said]) -> Callable[[Mapping[str, Any]], Said]:
+    """For what is said of an agent's tree: one that lacks something is of an agent of another version, no bug here."""
+
+    @functools.wraps(words)
+    def say(tree: Mapping[str, Any]) -> Said:
+        try:
+            return words(tree)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+            text = "the agent tells it as another version of dewfall does; give both the same one, or ask with --json"
+            raise DewfallError(text) from error
+
+    return say
+
+
 def describe_samples(counts: Mapping[str, int], in_memory: int) -> dict[str, Any]:
     """The stream so far. `why`: how many samples were kept or dropped for which reason."""
-    named = {name: counts.get(name, 0) for name in ("seen", "kept", "dropped", "forgotten", "trained", "files")}
+    names = ("seen", "kept", "dropped", "unsure", "proposed", "forgotten", "trained", "files")
+    named = {name: counts.get(name, 0) for name in names}
     why = {name.removeprefix(WHY): value for name, value in counts.items() if name.startswith(WHY)}
     return {**named, "in_memory": in_memory, "why": why}
+
+
+def describe_stream(signs: StreamSigns) -> dict[str, Any]:
+    """What can be told of the stream since the agent started; null until enough has passed."""
+    return asdict(signs)
 
 
 def describe_decisions(counts: Mapping[str, int], now: Decision, turns: Iterable[Turn]) -> dict[str, Any]:
@@ -31,9 +55,25 @@ def describe_decisions(counts: Mapping[str, int], now: Decision, turns: Iterable
     }
 
 
+def guard_in_words(guard: Mapping[str, Any]) -> str:
+    """What is on trial and how much is banned, as one line."""
+    on_trial = [kind for kind in ("release", "shared", "personal") if guard.get(kind, {}).get("trial")]
+    said = f"{' and '.join(on_trial)} on trial" if on_trial else "nothing on trial"
+    return f"guard: {said}, {len(guard['bans'])} banned"
+
+
 def describe_day(spent: Cost) -> dict[str, Any]:
     """What learning and its traffic have cost since midnight, the energy as booked ahead."""
     return {"joules": spent.joules, "bytes": spent.bytes}
+
+
+def describe_learner(held_by: str, energy: str, heat: str) -> dict[str, str]:
+    """What holds the learner, and how its energy and the heat it makes are known."""
+    return {"held_by": held_by, "energy": energy, "heat": heat}
+
+
+def learner_in_words(learner: Mapping[str, str]) -> str:
+    return f"learner: {learner['held_by']}; energy {learner['energy']}; heat {learner['heat']}"
 
 
 def describe_rounds(counts: Mapping[str, int]) -> dict[str, Any]:
@@ -74,30 +114,56 @@ def look_in_words(look: Mapping[str, Any]) -> str:
     return "\n".join((*lines, f"decision: {decision['action']} ({decision['reason']}): {decision['sentence']}"))
 
 
+@of_one_version
 def status_in_words(tree: Mapping[str, Any]) -> str:
     """The agent's whole tree as a few lines for a terminal."""
-    release, now, samples = tree["release"], tree["decisions"]["now"], tree["samples"]
+    release, now = tree["release"], tree["decisions"]["now"]
     served = f"release {release['version']}{' with its own adapter' * release['adapted']}" if release else "nothing yet"
     inference, rss = tree["inference"], tree["rss_mb"]
     return "\n".join(
         (
             f"{tree['name']} serves {served}; {inference['count']} answers, median {latency_in_words(inference)}",
+            *(variant_in_words(each) for each in inference["variants"]),
             f"decision: {now['action']} ({now['reason']}): {now['sentence']}",
-            f"samples: {samples['seen']} seen, {samples['kept']} kept, {samples['dropped']} dropped",
+            samples_in_words(tree["samples"], tree["stream"]),
+            guard_in_words(tree["guard"]),
             f"rounds: {tree['rounds']['updates']} updates sent; memory: {rss['agent']:.0f} MB",
+            learner_in_words(tree["learner"]),
             f"fog: {tree['fog'].get('trouble') or 'connected'}",
         )
     )
+
+
+def samples_in_words(samples: Mapping[str, Any], stream: Mapping[str, Any]) -> str:
+    """What came in, and which signs of the stream alarmed; how large each sign is now is in the JSON."""
+    alarms = {"drifted": "drifted", "narrowed": "became all alike", "surprised": "surprised"}
+    told = [f"{word} {stream[name]} times" for name, word in alarms.items() if stream[name]]
+    unsure = f", {samples['unsure']} set aside for `label`" if samples["unsure"] else ""
+    line = f"samples: {samples['seen']} seen, {samples['kept']} kept, {samples['dropped']} dropped{unsure}"
+    return f"{line}; the stream {', '.join(told)}" if told else line
+
+
+def proposed_in_words(sample: Mapping[str, Any]) -> str:
+    """What to say of a kept sample's class where nobody else said it."""
+    certainty = sample.get("certainty")
+    return "" if certainty is None else f"  proposed by the judge, {certainty:.2f}"
 
 
 def latency_in_words(inference: Mapping[str, Any]) -> str:
     return f"{inference['p50_ms']:.1f} ms (p99 {inference['p99_ms']:.1f})" if inference["p50_ms"] else "-"
 
 
+@of_one_version
 def decision_in_words(decision: Mapping[str, Any]) -> str:
     """One line for a decision of the past."""
     sentence = decision["sentence"]
     return f"{local_time(decision['at_s'])}  {decision['action']:10} {decision['reason']:14} {sentence}"
+
+
+@of_one_version
+def incident_in_words(incident: Mapping[str, Any]) -> str:
+    """One line for an incident of the past."""
+    return f"{local_time(incident['at_s'])}  {incident['outcome']:8}  {incident['sentence']}"
 
 
 def local_time(at_s: float) -> str:
@@ -124,6 +190,31 @@ def describe_serving(served: Served | None, latency: Latency) -> dict[str, Any]:
         }
     inference = {"count": latency.count, "p50_ms": _number(latency.p50_ms), "p99_ms": _number(latency.p99_ms)}
     return {"release": release, "inference": inference}
+
+
+def describe_variants(table: Iterable[Measured], answers: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Each way to answer, what it is worth and takes here (null: not measured yet), and how often it did answer."""
+    return [
+        {
+            **asdict(each.variant),
+            "quality": _number(each.quality),
+            "latency_ms": _number(each.latency_ms),
+            "joules": _number(each.joules),
+            "absent": each.absent,
+            "answers": answers.get(each.variant.name, 0),
+        }
+        for each in table
+    ]
+
+
+def variant_in_words(each: Mapping[str, Any]) -> str:
+    """One line for a way to answer."""
+    if each["quality"] is None:
+        figures = each["absent"] or "not measured yet"
+    else:
+        figures = f"quality {each['quality']:.3f}, {each['latency_ms']:.2f} ms, {each['joules'] * 1e3:.2f} mJ"
+    sampler = f"{each['steps']:3} steps, guidance {each['guidance']:g}"
+    return f"  {each['name']:12} {sampler}: {figures}; {each['answers']} answers"
 
 
 def describe_privacy(epsilon: float, max_epsilon: float, target_delta: float, rounds: int) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Upgrade:
             release = self._verified(int(slots.served))
             self._adapters.restore(release)
             self._serve(release)
+            self._shelf.prune({int(each) for each in slots.kept})  # what a kill left behind
 
     def announce(self, version: int, digest: str) -> str | None:
         """The fog has this release as its newest: what stands between it and being served here, if anything."""

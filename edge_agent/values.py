@@ -63,6 +63,7 @@ class Action(StrEnum):
     """What the governor lets the device do besides answering."""
 
     TRAIN = "train"
+    OFFLOAD = "offload"  # let the fog train in this device's place
     WAIT = "wait"  # for the device or the stream
     SERVE_ONLY = "serve_only"  # until a person changes something
 
@@ -96,45 +97,70 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """How much of a usual job fits: shares 0..1 of its steps and its batch, and how many columns of each adapter."""
+
+    steps: float = 1.0
+    batch: float = 1.0
+    rank: int | None = None  # None: all
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """What the device may do, and why: one word and one sentence. `effort`: which share 0..1 of the usual steps."""
+    """What the device may do, and why: one word and one sentence. `shape`: of a job it begins now.
+
+    `headroom`: what heat and charge leave for answering, from 1 (cool) to 0 (at a limit).
+    """
 
     action: Action
     reason: Reason
     sentence: str
-    effort: float = 1.0
+    shape: Shape = Shape()
+    headroom: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """What a release is checked with. noise: [N, C, H, W]; conditions: [N]; real_features: [M, f]."""
+    """What a release is checked with: noise [N, C, H, W] and conditions [N]; features of real samples, [M, f].
+
+    `teacher`: what the teacher draws from that noise, [N, C, H, W]; `healthy`: harms of K
+    honest updates in each local variant, [V, K, 5].
+    """
 
     noise: Array
     conditions: NDArray[np.int64]
     real_features: Array
+    teacher: Array
+    healthy: Array
     base_fidelity: float
     base_kid: float
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One file of the stream. `digest`: sha256 of its bytes; taken_at_s: [N] epoch seconds."""
+    """One file of the stream. `digest`: sha256 of its bytes; taken_at_s: [N] epoch seconds.
+
+    A condition is -1 where none came with the sample. ids: [N], what its sender calls each, 0 where nothing; by it one
+    that is sent again is known.
+    """
 
     name: str
     digest: str
     batch: Batch
     taken_at_s: NDArray[np.int64]
+    ids: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class NewSample:
-    """A sample on its way into memory."""
+    """A sample on its way into memory. `certainty` 0..1 of a condition that was proposed, None when it came with it."""
 
     features: Array
     embedding: Array
     condition: int
     taken_at_s: int
     rank: float
+    certainty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +169,28 @@ class Ingested:
 
     arrival: Arrival
     kept: Sequence[NewSample]
-    reasons: Mapping[str, int]  # how many samples, by why they were kept or dropped
+    reasons: Mapping[str, int]  # how many samples, by why they were kept, dropped or set aside
     threshold: Threshold
+    unsure: int = 0  # of the arrival's samples lie where a person can say what they are
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSigns:
+    """`drift`: squared MMD between the stream now and as it was, None until both are known. `diversity`: effective
+    number of different ones among the last window, `usual_diversity` as it was. `surprise`: mean of the last window, by
+    how much another condition looked likelier than the one that came, below 0 when none did.
+
+    The counts are of alarms since the agent started.
+    """
+
+    drift: float | None = None
+    diversity: float | None = None
+    usual_diversity: float | None = None
+    surprise: float | None = None
+    drifted: int = 0
+    narrowed: int = 0
+    surprised: int = 0
+    seen: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,15 @@ from protos.codec import decode_tensors, encode_tensors
 
 SAMPLES, SHARED, CHECKPOINT = "samples.safetensors", "shared.safetensors", "checkpoint.safetensors"
 MAX_LINE_BYTES = 1 << 16
+OUT_OF_MEMORY = 77  # the child's exit status when it may not have the memory it needs
 
 
 @dataclass(frozen=True, slots=True)
 class FitCommand:
-    """Do the job in `folder` on the release in `release`, with this recipe, a checkpoint every `slice_steps`."""
+    """Do the job in `folder` on the release in `release`, with this recipe, a checkpoint every `slice_steps`.
+
+    `rank`: how many columns of each adapter move; the others stay as they are.
+    """
 
     folder: str
     release: str
@@ -32,6 +36,7 @@ class FitCommand:
     batch: int
     learning_rate: float
     seed: int
+    rank: int
 
 
 @dataclass(frozen=True, slots=True)

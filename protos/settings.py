@@ -44,12 +44,13 @@ def _release_key(text: str) -> str:
 
 
 Host = Annotated[str, AfterValidator(_host)]
+Address = Annotated[str, AfterValidator(_address)]
 
 
 class Upstream(Section):
     """The tier above. `token`, or the file that holds it, is used once, to enrol; `release_key`: the cloud's."""
 
-    address: Annotated[str, AfterValidator(_address)]
+    address: Address
     ca: Path
     release_key: Annotated[str, AfterValidator(_release_key)]
     token: str | None = None
@@ -72,7 +73,7 @@ def load(
         raise ConfigError(f"there is no settings file {path}; check the path given to --config") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as text; check its permissions and encoding") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     try:
         return model.model_validate(_overlay(values, environ or {}, prefix))

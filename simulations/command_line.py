@@ -103,6 +103,28 @@ def forgetting(
     run(out, setting, backend.value, as_json=as_json)
 
 
+@simulate.command()
+def healing(
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions of every fault.")] = 8,
+    ticks: Annotated[int, typer.Option(min=12, help="Looks at a device after a sudden fault.")] = 16,
+    quiet_ticks: Annotated[int, typer.Option(min=10, help="Looks at a sound device, for false alarms.")] = 400,
+    fault: Annotated[list[str] | None, typer.Option(help="Only this fault; may be given again.")] = None,
+    ablation: Annotated[bool, typer.Option(help="Also run other thresholds.")] = True,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    out: Out = Path("out/simulate/healing"),
+    as_json: AsJson = False,
+) -> None:
+    """Break a simulated device in many ways and see whether it finds, names and mends what is wrong."""
+    from simulations.healing.faults import FAULTS
+    from simulations.scenarios.healing import Setting, run
+
+    if odd := sorted(set(fault or ()) - FAULTS.keys()):
+        raise ConfigError(f"there is no fault {odd[0]!r}, only {', '.join(sorted(FAULTS))}")
+    setting = Setting(seeds=seeds, first_seed=seed, ticks=ticks, quiet_ticks=quiet_ticks, ablation=ablation)
+    run(out, setting.only(fault) if fault else setting, jobs, as_json=as_json)
+
+
 @bench.command()
 def rounds(
     count: Annotated[int, typer.Option("--rounds", min=5, help="Query-and-train rounds to time.")] = 60,
@@ -114,6 +136,18 @@ def rounds(
     from simulations.bench.rounds import run
 
     run(out, count, stock, as_json=as_json)
+
+
+@bench.command()
+def serve(
+    quick: Annotated[bool, typer.Option("--quick", help="A little of everything: to see that it runs.")] = False,
+    out: Out = Path("out/bench/serve"),
+    as_json: AsJson = False,
+) -> None:
+    """Measure how an agent answers: beside the bare session, while it learns, while adapters change, in integers."""
+    from simulations.bench.serve import run
+
+    run(out, quick=quick, as_json=as_json)
 
 
 @bench.command()
@@ -134,6 +168,19 @@ def continual(
 
     options = Options(parts=part or (), data=data, peers=peers, seeds=seeds, jobs=jobs, fresh=fresh)
     run(out, options, as_json=as_json)
+
+
+@bench.command()
+def offload(
+    samples: Annotated[int, typer.Option(min=1, help="Digits 5-9 the device has.")] = 60,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions: other samples, noise and fits.")] = 3,
+    out: Out = Path("out/bench/offload"),
+    as_json: AsJson = False,
+) -> None:
+    """Measure what a fog learns from samples that were noised on the device, and what they cost in privacy."""
+    from simulations.bench.offload import run
+
+    run(out, samples, seeds, as_json=as_json)
 
 
 def main() -> None:

@@ -154,8 +154,12 @@ def device_key(path: Path) -> ec.EllipticCurvePrivateKey:
         )
         write_atomically(path, text, mode=0o600)
     try:
-        found = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StateError(f"the key {path} cannot be read ({error.strerror}); make it this user's own") from error
+    try:
+        found = serialization.load_pem_private_key(data, password=None)
+    except (ValueError, TypeError) as error:
         raise StateError(f"{path} is not this device's key; remove it and enrol the device with a new token") from error
     if not isinstance(found, ec.EllipticCurvePrivateKey) or found.curve.name != "secp384r1":
         raise StateError(f"{path} is not a key on P-384; remove it and enrol the device with a new token")

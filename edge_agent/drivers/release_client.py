@@ -107,6 +107,9 @@ class ReleaseClient:
         """Keep these releases and what was learned on them."""
         for version in set(self.versions()) - set(kept):
             shutil.rmtree(self._folder / str(version), ignore_errors=True)
+        for partial in self._folder.glob("*.partial"):  # a newer one goes on where it stopped
+            if partial.stem.isdecimal() and int(partial.stem) <= max(kept, default=0):
+                shutil.rmtree(partial, ignore_errors=True)
         for path in self._folder.glob("*-*.*"):
             if path.name.partition("-")[0] not in {str(version) for version in kept}:
                 path.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """Where a device's samples come from, put together: the spool, a person's own program, and what the doors bring."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,22 @@ NICENESS = 10  # samples can wait; whoever asks for one cannot
 class Sources:
     """Brings samples into memory, a file at a time. What is on its way is saved as files of the spool.
 
-    `turn` is held while samples come in; whoever lets them go holds it too.
+    `turn` is held while samples come in; whoever lets them go holds it too. `wanted`: conditions that healing found
+    to be answered badly.
     """
 
-    def __init__(self, settings: AgentSettings, memory: Memory, release: Callable[[], Release | None]) -> None:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        memory: Memory,
+        release: Callable[[], Release | None],
+        wanted: Callable[[], Collection[int]],
+    ) -> None:
         source, kept = settings.source, settings.memory
         self._settings = settings
         self._memory = memory
         self._release = release
+        self._wanted = wanted
         self._spool = SpoolSource(
             settings.spool, source.max_file_bytes, source.conversions(), source.max_set_aside_bytes
         )
@@ -66,8 +75,9 @@ class Sources:
     def _ingest(self, stop: threading.Event) -> None:
         """Take in all that waits, file by file."""
         while not stop.is_set() and (release := self._release()) is not None:
+            intake = replace(self._intake, wanted=frozenset(self._wanted()))
             with self.turn:
-                taken = take_in(self._spool, self._memory, release, self._intake, self._rng, self._watch)
+                taken = take_in(self._spool, self._memory, release, intake, self._rng, self._watch)
             if taken is None:
                 return
 

@@ -25,7 +25,7 @@ from fog_aggregator.uplink import Delivered, ReleaseAdopted, SharedAdopted, exch
 from learning_core.errors import ConfigError, Malformed
 from learning_core.updates import Aggregate, ModelVersion
 from protos.cloud_messages import AckVerdict
-from protos.release import Manifest
+from protos.release import Manifest, usual
 
 NOW_S = 1.7e9
 STUDENT = np.random.default_rng(0).bytes(3 << 20)
@@ -43,6 +43,7 @@ MANIFEST = Manifest(
     max_fidelity_drop=0.02,
     max_kid_rise=0.2,
     max_out_of_range=0.05,
+    variants=(usual(1, 1.0),),
 )
 
 

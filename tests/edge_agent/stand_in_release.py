@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from learning_core.samples import Batch
 from protos.codec import encode_params, encode_tensors
-from protos.release import MANIFEST, Manifest, sum_of, write_release
+from protos.release import MANIFEST, Manifest, sum_of, usual, write_release
 
 SIDE, WIDTH, RANK, CONDITIONS, KNOWN = 4, 16, 2, 10, (0, 1, 2, 3, 4)
 FEATURES = 8
@@ -122,6 +122,8 @@ def make_release(folder, version=1, rows=None, base_kid=None, key=RELEASE_KEY, f
         "noise": noise,
         "conditions": conditions,
         "real_features": centres()[conditions] @ mixture,
+        "teacher": centres()[conditions].reshape(noise.shape),
+        "healthy": np.zeros((_settings(changes), 5, 5), np.float32),
         "base_fidelity": np.array([1.0], np.float32),
         "base_kid": np.array([0.0 if base_kid is None else base_kid], np.float32),
     }
@@ -147,7 +149,9 @@ def make_release(folder, version=1, rows=None, base_kid=None, key=RELEASE_KEY, f
         "max_kid_rise": 0.2,
         "max_out_of_range": 0.05,
     }
-    return write_release(folder, {**content, **(files or {})}, Manifest(**{**settings, **changes}), key)
+    settings |= changes
+    settings.setdefault("variants", (usual(settings["steps"], settings["guidance"]),))
+    return write_release(folder, {**content, **(files or {})}, Manifest(**settings), key)
 
 
 def make_flow_release(folder, version=1, config=None, steps=10, guidance=1.5, **changes):
@@ -168,8 +172,11 @@ def make_flow_release(folder, version=1, config=None, steps=10, guidance=1.5, **
     rng = np.random.default_rng(version)
     images = rng.uniform(-1, 1, (8, config.channels, config.side, config.side)).astype(np.float32)
     probe = Batch(images, np.arange(8) % config.num_conditions)
+    noise = rng.standard_normal((40, config.channels, config.side, config.side), np.float32)
     golden = {
-        "noise": rng.standard_normal((40, config.channels, config.side, config.side), np.float32),
+        "noise": noise,
+        "teacher": noise,
+        "healthy": np.full((_settings(changes), 5, 5), 1e3, np.float32),
         "conditions": np.repeat(np.array(KNOWN), 8),
         "real_features": rng.standard_normal((60, 64), np.float32),
         "base_fidelity": np.array([0.2], np.float32),
@@ -197,7 +204,14 @@ def make_flow_release(folder, version=1, config=None, steps=10, guidance=1.5, **
         "max_kid_rise": 1e6,
         "max_out_of_range": 1.0,
     }
-    return write_release(folder, content, Manifest(**{**settings, **changes}), RELEASE_KEY)
+    settings |= changes
+    settings.setdefault("variants", (usual(settings["steps"], settings["guidance"]),))
+    return write_release(folder, content, Manifest(**settings), RELEASE_KEY)
+
+
+def _settings(changes):
+    """In how many settings a device itself may answer."""
+    return sum(not each.is_remote for each in changes.get("variants", ())) or 1
 
 
 def manifest_digest(folder):

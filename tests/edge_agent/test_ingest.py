@@ -37,9 +37,9 @@ class Device:
         (self.spool / ".draft").write_bytes(data)
         (self.spool / ".draft").rename(self.spool / name)
 
-    def take_in(self, max_bytes=ROOM, rule=Rule()):
-        rng = np.random.default_rng(0)
-        return take_in(self.source, self.memory, self.release, Intake(rule, max_bytes), rng, self.watch)
+    def take_in(self, max_bytes=ROOM, rule=Rule(), wanted=()):
+        rng, intake = np.random.default_rng(0), Intake(rule, max_bytes, wanted=frozenset(wanted))
+        return take_in(self.source, self.memory, self.release, intake, rng, self.watch)
 
     def files(self):
         return sorted(path.name for path in self.spool.iterdir() if path.is_file())
@@ -234,3 +234,15 @@ def test_kill_9_at_any_moment_takes_every_sample_in_exactly_once(where, tmp_path
     assert back.memory.size() == back.database.counts()["kept"]
     assert back.files() == []
     back.database.close()
+
+
+def test_familiar_samples_of_a_wanted_condition_are_kept_and_copies_are_not(device):
+    for number in range(3):
+        device.drop(f"{number}.safetensors", encode_tensors(samples(120, number, condition=6)))
+        device.take_in(rule=Rule(keep_share=0.05))
+    device.drop("wanted.safetensors", encode_tensors(samples(40, 9, condition=6)))
+    wanted = device.take_in(rule=Rule(keep_share=0.05), wanted=[6])
+    assert wanted.reasons["wanted"] > 20
+    assert len(wanted.kept) == sum(wanted.reasons.values())
+    device.drop("again.safetensors", encode_tensors(samples(40, 9, condition=6)))
+    assert len(device.take_in(rule=Rule(keep_share=0.05), wanted=[6]).kept) == 0

@@ -21,7 +21,7 @@ from protos import dewfall_pb2 as pb
 from protos.certificates import CertificateFiles, ensure_certificate
 from protos.dewfall_pb2_grpc import CloudServicer, add_CloudServicer_to_server
 from protos.flower_records import Declined, DeviceStatus, StatusQuery, Trained, TrainRequest
-from protos.release import Manifest, write_release
+from protos.release import Manifest, usual, write_release
 from simulations.site import SimulatedCloud, SimulatedSite
 
 SHAPES: Shapes = {"head.lora_B": (4, 2), "label_rows": (2, 3)}
@@ -83,6 +83,7 @@ def publish(tmp_path, signing_key):
             max_fidelity_drop=0.02,
             max_kid_rise=0.1,
             max_out_of_range=0.05,
+            variants=(usual(10, 1.0),),
         )
         files = {"student.onnx": bytes([version]) * size, "judge.onnx": b"judge"}
         write_release(tmp_path / "published" / str(version), files, draft, signing_key)
