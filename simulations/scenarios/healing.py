@@ -4,6 +4,7 @@ The student is real, trained on scikit-learn's digits and run in ONNX Runtime; t
 requests and the time that a pass takes are simulated. A second judge, which no rule uses, says which answers are good.
 """
 
+import logging
 import multiprocessing
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -66,6 +67,7 @@ class World:
 
 
 def world_of(seed: int, setting: Setting, rules: Rules, made: Student) -> World:
+    logging.getLogger("edge_agent.healer").setLevel(logging.ERROR)  # which remedies failed is in the report
     return World(seed, warmed(made, rules, setting.warm_up, setting.requests, seed), yardstick(made, seed))
 
 
