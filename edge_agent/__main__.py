@@ -1,9 +1,6 @@
 """`python -m edge_agent`: run a device's agent, and speak with the one that runs."""
 
-import contextlib
-import ctypes
 import logging
-import os
 import signal
 import sys
 from typing import Annotated
@@ -13,6 +10,7 @@ import typer
 from edge_agent import asking
 from edge_agent.terminal import AsJson, ConfigOption, progress, say, settings_of
 from learning_core.errors import DewfallError
+from protos.process import begin
 
 cli = typer.Typer(
     help="The agent of one device: it answers, keeps, learns and watches itself.",
@@ -24,26 +22,13 @@ config_cli = typer.Typer(no_args_is_help=True, help="Look at the settings.")
 cli.add_typer(asking.cli)
 cli.add_typer(config_cli, name="config")
 
-# Nobody calls home, and numpy keeps to one thread: read when the libraries are loaded, so it comes before them.
-ENVIRONMENT = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "ORT_DISABLE_TELEMETRY": "1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
-
-M_ARENA_MAX = -8
 OURS = {"edge_agent", "protos", "learning_core"}  # no extra has these
 
 
 @cli.command()
 def run(config: ConfigOption) -> None:
     """Run the agent until SIGTERM or Ctrl-C."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    _keep_memory_together()
+    begin()
     from edge_agent.app import Agent
 
     _log_to_stderr()
@@ -100,12 +85,6 @@ def check(config: ConfigOption) -> None:
     if settings.fog.token_file is not None:
         token_of(settings.fog)
     say(f"{config} is right: {settings.name} belongs to the fog at {settings.fog.address}")
-
-
-def _keep_memory_together() -> None:
-    """Two malloc arenas instead of eight a core: what many threads free can be used again (glibc's mallopt(3))."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def main() -> None:

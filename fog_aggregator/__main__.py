@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from learning_core.errors import ConfigError, DewfallError, StateError
+from protos.process import begin
 
 cli = typer.Typer(
     help="A site's fog: its devices, its rounds, its privacy ledger.",
@@ -30,8 +31,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @cli.command()
 def run(config_file: ConfigFile) -> None:
     """Run the fog until Ctrl-C or SIGTERM."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    begin()
     import logging
 
     from fog_aggregator.app import run as run_fog

@@ -8,14 +8,12 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from google.protobuf.message import Message
-from google.protobuf.unknown_fields import UnknownFieldSet
-
 from learning_core.errors import Malformed
 from learning_core.params import Params, Shapes
 from learning_core.updates import Aggregate, ModelVersion
 from protos import dewfall_pb2 as pb
 from protos.codec import decode_params, encode_params
+from protos.messages import nothing_unknown
 from protos.release import MANIFEST, SIGNATURE, is_release_file
 
 MAX_ADAPTER_BYTES = 8 << 20
@@ -85,7 +83,7 @@ def encode_enrolment(enrolment: Enrolment) -> pb.EnrollRequest:
 
 def decode_enrolment(message: pb.EnrollRequest) -> Enrolment:
     """Raises Malformed."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     if not _TOKEN.fullmatch(message.token):
         raise Malformed("the token does not look like one; ask the cloud for a new one with `enroll-token`")
     if len(message.credential_sha256) != 32:
@@ -105,7 +103,7 @@ def encode_aggregate(aggregate: Aggregate) -> pb.AggregateMessage:
 
 def decode_aggregate(message: pb.AggregateMessage, expected: Shapes) -> Aggregate:
     """`expected`: what is federated on the aggregate's release. Raises Malformed."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     if not (math.isfinite(message.expected_cohort) and 0 < message.expected_cohort <= _MAX_COHORT):
         raise Malformed(f"the expected cohort has to be a number of devices above 0, not {message.expected_cohort}")
     return Aggregate(
@@ -134,7 +132,7 @@ def encode_ack(ack: Ack) -> pb.Ack:
 
 def decode_ack(message: pb.Ack) -> Ack:
     """Raises Malformed."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     try:
         verdict = AckVerdict[pb.Ack.Verdict.Name(message.verdict)]
     except (KeyError, ValueError) as error:
@@ -150,7 +148,7 @@ def encode_poll(known: ModelVersion) -> pb.PollRequest:
 
 def decode_poll(message: pb.PollRequest) -> ModelVersion:
     """Raises Malformed."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     return _version(message.known)
 
 
@@ -166,7 +164,7 @@ def encode_latest(latest: Latest) -> pb.PollReply:
 
 def decode_latest(message: pb.PollReply, expected: Shapes | None = None) -> Latest:
     """`expected`: shapes of the adapter, when the asker has that release already. Raises Malformed."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     release, shared = _index(message.latest_release, "release"), _version(message.shared)
     if len(message.manifest_sha256) != (32 if release else 0):
         raise Malformed("the digest of the newest manifest is not 32 bytes long")
@@ -184,7 +182,7 @@ def encode_file_request(request: FileRequest) -> pb.FileRequest:
 
 def decode_file_request(message: pb.FileRequest) -> FileRequest:
     """Raises Malformed, also for a name that would lead out of the release's folder."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     if message.name not in {MANIFEST, SIGNATURE} and not is_release_file(message.name):
         raise Malformed(f"{message.name[:80]!r} is not the name of a file of a release")
     if message.offset > 1 << 40:
@@ -194,7 +192,7 @@ def decode_file_request(message: pb.FileRequest) -> FileRequest:
 
 def decode_chunk(message: pb.Chunk) -> bytes:
     """Raises Malformed."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     if not 0 < len(message.data) <= MAX_CHUNK_BYTES:
         raise Malformed(f"a chunk of {len(message.data)} bytes; 1 to {MAX_CHUNK_BYTES} are allowed")
     return message.data
@@ -218,11 +216,3 @@ def _fog(name: str) -> str:
     if not is_fog_name(name):
         raise Malformed(f"{name[:80]!r} is not a fog's name: 1 to 64 letters, digits, dots, dashes and underscores")
     return name
-
-
-def _nothing_unknown(message: Message) -> None:
-    if len(UnknownFieldSet(message)):
-        raise Malformed(f"the {message.DESCRIPTOR.name} has a field this version does not know")
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            _nothing_unknown(value)

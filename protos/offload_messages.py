@@ -5,11 +5,9 @@ Fields this version does not know are refused too: nothing crosses a tier that n
 
 import math
 
-from google.protobuf.message import Message
-from google.protobuf.unknown_fields import UnknownFieldSet
-
 from learning_core.errors import Malformed
 from protos import offload_pb2 as pb
+from protos.messages import nothing_unknown
 from protos.offload_jobs import MAX_PIECE_BYTES, Blob, JobHeader, JobState, Kind, Offer, ResultHeader, Standing, named
 
 MAX_MESSAGE_BYTES = MAX_PIECE_BYTES + (64 << 10)
@@ -27,7 +25,7 @@ def encode_offer_query(release: int, manifest_sha256: str) -> pb.OfferQuery:
 
 def decode_offer_query(message: pb.OfferQuery) -> tuple[int, str]:
     """Release and manifest digest. Raises Malformed."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     return _release(message.release), _digest(message.manifest_sha256, "manifest").hex()
 
 
@@ -37,7 +35,7 @@ def encode_offer(offer: Offer) -> pb.OfferReply:
 
 def decode_offer(message: pb.OfferReply) -> Offer:
     """Raises Malformed."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     if len(message.kinds) > len(Kind):
         raise Malformed("the fog offers to learn from more kinds of samples than there are")
     return Offer(frozenset(_kind(each) for each in message.kinds), _reason(message.reason))
@@ -63,7 +61,7 @@ def encode_job(header: JobHeader) -> pb.JobPiece:
 
 def decode_job(message: pb.JobPiece) -> JobHeader:
     """The first piece of a job. Raises Malformed."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     if message.WhichOneof("part") != "header":
         raise Malformed("a job begins with its header")
     header = message.header
@@ -102,7 +100,7 @@ def encode_result_data(data: bytes) -> pb.ResultPiece:
 
 def decode_data(message: pb.JobPiece | pb.ResultPiece) -> bytes:
     """A piece after the first. Raises Malformed."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     if message.WhichOneof("part") != "data" or not 0 < len(message.data) <= MAX_PIECE_BYTES:
         raise Malformed(f"after the header come pieces of 1 to {MAX_PIECE_BYTES} bytes")
     return bytes(message.data)
@@ -114,7 +112,7 @@ def encode_query(job: bytes) -> pb.JobQuery:
 
 def decode_query(message: pb.JobQuery) -> bytes:
     """Raises Malformed."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     return _digest(message.job, "job")
 
 
@@ -124,7 +122,7 @@ def encode_state(state: JobState) -> pb.JobState:
 
 def decode_state(message: pb.JobState) -> JobState:
     """Raises Malformed."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     try:
         standing = Standing[pb.JobState.Standing.Name(message.standing)]
     except (KeyError, ValueError) as error:
@@ -143,7 +141,7 @@ def encode_result(result: ResultHeader) -> pb.ResultPiece:
 
 def decode_result(message: pb.ResultPiece) -> ResultHeader:
     """The first piece of a result. Raises Malformed."""
-    _nothing_unknown(message)
+    nothing_unknown(message)
     if message.WhichOneof("part") != "header":
         raise Malformed("a result begins with its header")
     header = message.header
@@ -185,11 +183,3 @@ def _reason(text: str) -> str:
     if len(text) > MAX_REASON or not all(letter.isprintable() for letter in text):
         raise Malformed(f"a reason is one line of at most {MAX_REASON} letters")
     return text
-
-
-def _nothing_unknown(message: Message) -> None:
-    if len(UnknownFieldSet(message)):
-        raise Malformed(f"the {message.DESCRIPTOR.name} has a field this version does not know")
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            _nothing_unknown(value)

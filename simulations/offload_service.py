@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 from cryptography.exceptions import InvalidSignature
@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from learning_core.errors import Malformed
 from protos import offload_pb2 as pb
+from protos.calls import answered, check_deadline
 from protos.offload_jobs import collect, pieces_of, statement
 from protos.offload_messages import (
     MAX_MESSAGE_BYTES,
@@ -29,7 +29,6 @@ from protos.offload_messages import (
 from protos.offload_pb2_grpc import OffloadServicer, add_OffloadServicer_to_server
 from simulations.offload_stand_in import StandInJobs
 
-MAX_DEADLINE_S = 600.0
 NOT_COMPRESSED = 1  # a bit for each algorithm; the first is none
 _OPTIONS = (
     ("grpc.so_reuseport", 0),
@@ -38,7 +37,6 @@ _OPTIONS = (
     ("grpc.max_concurrent_streams", 16),
     ("grpc.compression_enabled_algorithms_bitset", NOT_COMPRESSED),
 )
-Answer = TypeVar("Answer")
 
 
 class StandInService(OffloadServicer):
@@ -49,38 +47,38 @@ class StandInService(OffloadServicer):
         self._devices = devices
 
     def Offer(self, request: pb.OfferQuery, context: Any) -> pb.OfferReply:  # noqa: N802
-        _check_deadline(context)
-        return _answered(context, lambda: encode_offer(self._jobs.offer(*decode_offer_query(request))))
+        check_deadline(context)
+        return answered(context, lambda: encode_offer(self._jobs.offer(*decode_offer_query(request))))
 
     def Submit(self, request_iterator: Iterator[pb.JobPiece], context: Any) -> pb.JobState:  # noqa: N802
         first = next(request_iterator, pb.JobPiece())
-        header = _answered(context, lambda: decode_job(first))
+        header = answered(context, lambda: decode_job(first))
         device = self._device(context, "Submit", header.job)
 
         def contents() -> list[bytes]:
             return collect((decode_data(piece) for piece in request_iterator), [header.samples, header.start])
 
-        return _answered(context, lambda: encode_state(self._jobs.submit(device, header, contents)))
+        return answered(context, lambda: encode_state(self._jobs.submit(device, header, contents)))
 
     def Poll(self, request: pb.JobQuery, context: Any) -> pb.JobState:  # noqa: N802
-        job = _answered(context, lambda: decode_query(request))
+        job = answered(context, lambda: decode_query(request))
         return encode_state(self._jobs.state(self._device(context, "Poll", job), job))
 
     def Drop(self, request: pb.JobQuery, context: Any) -> pb.JobState:  # noqa: N802
-        job = _answered(context, lambda: decode_query(request))
+        job = answered(context, lambda: decode_query(request))
         return encode_state(self._jobs.drop(self._device(context, "Drop", job), job))
 
     def Fetch(self, request: pb.JobQuery, context: Any) -> Iterator[pb.ResultPiece]:  # noqa: N802
-        job = _answered(context, lambda: decode_query(request))
+        job = answered(context, lambda: decode_query(request))
         device = self._device(context, "Fetch", job)
-        header, adapter = _answered(context, lambda: self._jobs.result(device, job))
+        header, adapter = answered(context, lambda: self._jobs.result(device, job))
         yield encode_result(header)
         for piece in pieces_of(adapter):
             yield encode_result_data(piece)
 
     def _device(self, context: Any, method: str, job: bytes) -> str:
         """Who calls, by a key that is known here; ends the call when the proof is none."""
-        _check_deadline(context)
+        check_deadline(context)
         given = dict(context.invocation_metadata())
         try:
             text = base64.b64decode(given.get("dewfall-device", ""), validate=True)
@@ -104,17 +102,3 @@ def start_stand_in(
     bound = server.add_secure_port(f"127.0.0.1:{port}", credentials)
     server.start()
     return server, int(bound)
-
-
-def _check_deadline(context: Any) -> None:
-    left = context.time_remaining()
-    if left is None or left > MAX_DEADLINE_S:
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"set a deadline of at most {MAX_DEADLINE_S:.0f} s")
-
-
-def _answered(context: Any, call: Callable[[], Answer]) -> Answer:
-    try:
-        return call()
-    except Malformed as error:
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:200])
-    raise AssertionError("abort always raises")

@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 
 from cloud_server.drivers.traffic import Traffic
 from cloud_server.exchange import Exchange
-from learning_core.errors import Malformed, PortInUse, StateError
+from learning_core.errors import PortInUse
 from protos import dewfall_pb2 as pb
+from protos.calls import answered, check_deadline
 from protos.cloud_messages import (
     MAX_CHUNK_BYTES,
     MAX_MESSAGE_BYTES,
@@ -26,7 +27,6 @@ from protos.cloud_messages import (
 from protos.dewfall_pb2_grpc import CloudServicer, add_CloudServicer_to_server
 
 MAX_CONCURRENT = 64
-MAX_DEADLINE_S = 600.0
 _OPTIONS = (
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -34,7 +34,6 @@ _OPTIONS = (
     ("grpc.max_metadata_size", 8 << 10),
     ("grpc.max_concurrent_streams", MAX_CONCURRENT),
 )
-Answer = TypeVar("Answer")
 OpenFile = Callable[[int, str], Path]  # raises Malformed when there is no such published file
 
 
@@ -45,9 +44,9 @@ class CloudService(CloudServicer):
         self._exchange, self._file_of, self._traffic = exchange, file_of, traffic
 
     def Enroll(self, request: pb.EnrollRequest, context: Any) -> pb.EnrollReply:  # noqa: N802
-        _check_deadline(context)
-        enrolment = _answered(context, partial(decode_enrolment, request))
-        if (refused := _answered(context, partial(self._exchange.enroll, enrolment))) is not None:
+        check_deadline(context)
+        enrolment = answered(context, partial(decode_enrolment, request))
+        if (refused := answered(context, partial(self._exchange.enroll, enrolment))) is not None:
             context.abort(grpc.StatusCode.PERMISSION_DENIED, refused)
         return pb.EnrollReply()
 
@@ -55,20 +54,20 @@ class CloudService(CloudServicer):
         fog = self._fog(context)
         if request.fog != fog:
             context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{fog} cannot deliver for another fog")
-        reply = _answered(context, partial(self._push, request))
+        reply = answered(context, partial(self._push, request))
         self._traffic.add(fog, up=request.ByteSize(), down=reply.ByteSize())
         return reply
 
     def Poll(self, request: pb.PollRequest, context: Any) -> pb.PollReply:  # noqa: N802
         fog = self._fog(context)
-        reply = _answered(context, lambda: encode_latest(self._exchange.latest(decode_poll(request))))
+        reply = answered(context, lambda: encode_latest(self._exchange.latest(decode_poll(request))))
         self._traffic.add(fog, up=request.ByteSize(), down=reply.ByteSize())
         return reply
 
     def FetchFile(self, request: pb.FileRequest, context: Any) -> Iterator[pb.Chunk]:  # noqa: N802
         fog = self._fog(context)
-        wanted = _answered(context, partial(decode_file_request, request))
-        path = _answered(context, partial(self._file_of, wanted.release, wanted.name))
+        wanted = answered(context, partial(decode_file_request, request))
+        path = answered(context, partial(self._file_of, wanted.release, wanted.name))
         with path.open("rb") as file:
             file.seek(wanted.offset)
             while data := file.read(MAX_CHUNK_BYTES):
@@ -82,12 +81,12 @@ class CloudService(CloudServicer):
 
     def _fog(self, context: Any) -> str:
         """Who calls, by the credential in the call's metadata; ends the call when it is nobody we know."""
-        _check_deadline(context)
+        check_deadline(context)
         given = dict(context.invocation_metadata()).get("authorization", "")
         scheme, _, credential = given.partition(" ")
         fog = None
         if scheme == "Bearer" and credential:
-            fog = _answered(context, partial(self._exchange.fog_of, credential))
+            fog = answered(context, partial(self._exchange.fog_of, credential))
         if fog is None:
             context.abort(
                 grpc.StatusCode.UNAUTHENTICATED, "this credential is not enrolled; enrol the fog with a one-time token"
@@ -114,20 +113,3 @@ def start_service(
         ) from error
     server.start()
     return server, int(bound)
-
-
-def _check_deadline(context: Any) -> None:
-    left = context.time_remaining()
-    if left is None or left > MAX_DEADLINE_S:
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"set a deadline of at most {MAX_DEADLINE_S:.0f} s")
-
-
-def _answered(context: Any, call: Callable[[], Answer]) -> Answer:
-    """Our errors as gRPC's: what is malformed is not to be sent again, what the disk refused is."""
-    try:
-        return call()
-    except Malformed as error:
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
-    except StateError as error:
-        context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-    raise AssertionError("abort always raises")
