@@ -17,7 +17,9 @@ from edge_agent.slots import (
     fallen_back,
     has_failed,
     passed,
+    proven,
     started,
+    stopped,
     tried,
 )
 from learning_core.federation.lora_algebra import serving_inputs, together
@@ -55,9 +57,12 @@ class Adapters:
     def served_slots(self, release: Release) -> dict[str, Slots]:
         """Of both kinds; those of a personal adapter that does not go with the shared one of now count as empty."""
         slots = self._slots(release)
-        if below(slots[PERSONAL].served) != slots[SHARED].served:
-            slots[PERSONAL] = Slots()
-        return slots
+        return slots | {PERSONAL: proven(slots[PERSONAL], slots[SHARED])}
+
+    def named(self, release: Release) -> tuple[str, str]:
+        """What the slots say is served, shared and personal, whether or not the one goes with the other."""
+        slots = self._slots(release)
+        return slots[SHARED].served, slots[PERSONAL].served
 
     def restore(self, release: Release) -> None:
         """After a start: one more for what is on trial, which falls back when it has had too many."""
@@ -68,6 +73,12 @@ class Adapters:
             elif left != slots:
                 self._store.store(kind, release.digest, left, {})
         self.settle(release)
+
+    def stopped(self, release: Release) -> None:
+        """Before the agent ends in order."""
+        for kind, slots in self._slots(release).items():
+            if (left := stopped(slots)) != slots:
+                self._store.store(kind, release.digest, left, {})
 
     def settle(self, release: Release) -> None:
         """What is banned or cannot be read falls back to what there was."""
@@ -95,12 +106,13 @@ class Adapters:
         return self._shelf.adapter(release, PERSONAL, name) if name else None
 
     def try_shared(self, release: Release, adapter: Params) -> str | None:
-        """Put one on trial, unless it is banned: the reason, then."""
+        """Put one on trial. Why not, when it is banned."""
         return self._try(release, SHARED, self._shelf.keep_adapter(release, SHARED, adapter), "")
 
-    def try_personal(self, release: Release, adapter: Params) -> str | None:
-        """The same, on the shared one that is served now."""
-        shared = self._store.slots(SHARED, release.digest).served
+    def try_personal(self, release: Release, adapter: Params, shared: str) -> str | None:
+        """The same, on the shared one it was proven on, by its digest; "" is none. Why not, when it is another now."""
+        if self._store.slots(SHARED, release.digest).served != shared:
+            return "the shared adapter below it was exchanged meanwhile"
         return self._try(release, PERSONAL, self._shelf.keep_adapter(release, PERSONAL, adapter), f"{ON}{shared}")
 
     def refuse(self, adapter: Params, reason: str) -> None:
@@ -110,24 +122,24 @@ class Adapters:
     def pass_trial(self, release: Release, kind: str) -> None:
         self._store.store(kind, release.digest, passed(self._store.slots(kind, release.digest)), {})
 
-    def fall_back(self, release: Release, kind: str, reason: str) -> None:
-        """Ban what is served of a kind, and go back to what there was."""
+    def fall_back(self, release: Release, kind: str, reason: str | None) -> None:
+        """Go back to what there was of a kind, and ban what is served, unless no reason for that is given."""
         slots = self._store.slots(kind, release.digest)
         left, gone = fallen_back(slots), digest_in(slots.served)
-        self._store.store(kind, release.digest, left, {gone: reason} if gone else {})
+        self._store.store(kind, release.digest, left, {gone: reason} if gone and reason else {})
         self._clear(release, kind, left)
 
-    def drop_personal(self, release: Release) -> None:
-        """Remove it for ever; the same may be learned again."""
-        self._store.store(PERSONAL, release.digest, Slots(), {})
-        self._clear(release, PERSONAL, Slots())
+    def drop_personal(self) -> None:
+        """Remove those of every release; the same may be learned again."""
+        self._store.drop(PERSONAL)
+        self._shelf.drop(PERSONAL)
 
     def _slots(self, release: Release) -> dict[str, Slots]:
         return {kind: self._store.slots(kind, release.digest) for kind in (SHARED, PERSONAL)}
 
     def _try(self, release: Release, kind: str, name: str, on: str) -> str | None:
         if (reason := self._store.ban_on(name)) is not None:
-            return reason
+            return f"it is banned: {reason}"
         slots = tried(self._store.slots(kind, release.digest), name + on)
         self._store.store(kind, release.digest, slots, {})
         self._clear(release, kind, slots)

@@ -24,7 +24,7 @@ from edge_agent.drivers.forgetting import forget, resume_forgetting
 from edge_agent.drivers.healing_loop import HealingLoop
 from edge_agent.drivers.learner_group import open_group
 from edge_agent.drivers.learner_process import LearnerProcess
-from edge_agent.drivers.meter import Meter
+from edge_agent.drivers.meter import Meter, today
 from edge_agent.drivers.models import Models
 from edge_agent.drivers.offload_link import offload_link
 from edge_agent.drivers.processor_time import ProcessorTime
@@ -81,6 +81,7 @@ class Agent:
         self._http = FogHttp(settings.fog.address, settings.fog.ca)
         undo.callback(self._http.close)
         self._memory, self._journal = SqliteMemory(database), SqliteJournal(database)
+        self._kept = self._memory.size()
         self._answers = Answers(settings, database, lambda: self._watch.decision().headroom)
         self._serving = self._answers.serving
         group = open_group(settings.telemetry.root, settings.learning.max_memory_mib)
@@ -119,6 +120,7 @@ class Agent:
         self._watch.look()
         loops = Loops(self.stop)
         loops.start("watch", self._look, self._settings.telemetry.interval_s)
+        loops.start("books", self._count, self._settings.telemetry.interval_s)
         self._sources.start(loops)
         self._answers.start(loops)
         self._healing.start(loops)
@@ -147,6 +149,8 @@ class Agent:
 
     def close(self) -> None:
         """Give the state folder back."""
+        with contextlib.suppress(DewfallError):
+            self._upgrade.stopped()
         self._undo.close()
 
     def enroll(self) -> Mapping[str, str]:
@@ -171,7 +175,7 @@ class Agent:
             "paused": self._paused,
             "forced": self._forced,
             "decisions": status.describe_decisions(counts, self._watch.decision(), list(self._watch.turns)),
-            "today": status.describe_day(self._meter.spent(_today())),
+            "today": status.describe_day(self._meter.spent(today())),
             "samples": status.describe_samples(counts, self._memory.size()),
             **self._sources.describe(),
             "rounds": status.describe_rounds(counts),
@@ -202,7 +206,7 @@ class Agent:
             can_learn=self._can_learn,
             budget_left=self._participant.budget_left(),
             release=served.release.version if served else None,
-            samples=self._memory.size(),
+            samples=self._kept,
             forced=self._forced,
             own_share=self._meter.own_pressure,
             load=self._meter.use.cores,
@@ -249,15 +253,21 @@ class Agent:
         with self._sources.turn, self._trainers.halted(), self._models.halted(), self._participant.idle(IDLE_WITHIN_S):
             forgotten = forget(selection, settings.state, settings.spool, self._database, settings.source.conversions())
             self._models.forgotten(selection)
+            self._sources.forgotten()
         log.info("%d samples were forgotten", forgotten.samples)
         return forgotten
 
     def _look(self) -> None:
         tell_service_manager(ALIVE)  # here: whoever hangs in a look is to be restarted, whoever fails in one is not
         self._watch.look()
+
+    def _count(self) -> None:
+        """Keep the books, apart from the watch: its looks are not to wait for the disk."""
         self._learner.rest()
         traffic = sum(self._link.traffic()) + self._http.received() + self._trainers.traffic()
-        self._meter.look(self._learner.pid or self._models.learner_pid, traffic, _today(), self._watch.telemetry)
+        learners = (self._learner.pid, self._models.learner_pid)  # one of them may linger while the other works
+        self._meter.look(learners, traffic, today(), self._watch.telemetry)
+        self._kept = self._memory.size()
 
     def _renew(self) -> None:
         if self._serving.served is None and (latest := self._http.latest()) is not None:
@@ -280,10 +290,6 @@ class Agent:
     def _write_status(self) -> None:
         text = json.dumps(self.status(), indent=1, allow_nan=False)
         write_atomically(self._settings.state / "status.json", text.encode())
-
-
-def _today() -> datetime.date:
-    return datetime.datetime.now().astimezone().date()
 
 
 def rss_mb() -> float:

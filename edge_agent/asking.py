@@ -167,7 +167,10 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove samples for ever, also without a running agent; what was learned from them stays learned."""
+    """Remove samples for ever, also without a running agent; what was learned from them stays learned.
+
+    With --all, what was learned from them for this device alone goes too: the personal adapter.
+    """
     from edge_agent.people import forget_at
     from edge_agent.selection import forgotten_in_words, selected_in_words, selection_of
 
@@ -189,7 +192,11 @@ def rollback(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Go back from what changed last, an adapter before a release, and never take it again; also without an agent."""
+    """Go back from what changed last, an adapter before a release, and never take it again; also without an agent.
+
+    A personal adapter that is dropped goes with those of other releases, and another one may be learned as long as
+    learning.personal is on.
+    """
     from edge_agent.people import roll_back_at
 
     if release + personal + (lift is not None) > 1:
@@ -200,7 +207,8 @@ def rollback(
     else:
         what = "the release" if release else "the personal adapter" if personal else "what changed last"
         if not yes:
-            typer.confirm(f"Go back from {what} and never take it again?", abort=True)
+            question = f"Go back from {what} and never take it again?"
+            typer.confirm("Drop the personal adapter of every release?" if personal else question, abort=True)
         told = roll_back_at("release" if release else "personal" if personal else None, places)
     say({"told": told} if as_json else told)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from edge_agent.examination import Base, Pace, base_of, measure_all, nearness_of, pace_of
+from edge_agent.examination import Base, Pace, base_of, measure, measure_all, nearness_of, pace_of
 from edge_agent.ports import Release
 from edge_agent.values import Golden
 from learning_core.metrics.golden import HARMS, Figures, Harms, harms
@@ -98,6 +98,12 @@ class Guard:
             found[first] = replace(found[first], nearness=near)
         pace = pace_of(engines[STUDENT_GRAPH], release, self._clock)
         return verdict(found, self.base(release), release.manifest, pace)
+
+    def check_base(self, release: Release) -> Accept | RollBack:
+        """Of a release as it is loaded now, whatever was learned on it."""
+        manifest = release.manifest
+        found = measure(release.engine, release.judge, release.golden, manifest.steps, manifest.guidance)
+        return sound(found, release.golden, manifest)
 
     def base(self, release: Release) -> Base:
         with self._turn:

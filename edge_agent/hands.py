@@ -63,10 +63,12 @@ class Hands(Protocol):
 
     def prefer_usual(self) -> None: ...
 
-    def roll_back(self, reason: str) -> None: ...
+    def roll_back(self, reason: str, identity: str) -> None:
+        """Leave what is served and was found wanting, and nothing else."""
+        ...
 
-    def answer_from(self, cache: HealedOutputs) -> None:
-        """Answer the conditions of which there are healed outputs from these."""
+    def answer_from(self, cache: HealedOutputs, identity: str) -> None:
+        """Answer the conditions of which there are healed outputs from these, where their student is still served."""
         ...
 
     def ask_for_data(self, conditions: Sequence[int]) -> None:

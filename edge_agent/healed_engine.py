@@ -8,6 +8,11 @@ from edge_agent.ports import Engine
 from learning_core.params import Array, Params
 
 
+def student_of(engine: Engine) -> Engine:
+    """The student itself, without what lies beside it."""
+    return engine.student if isinstance(engine, HealedEngine) else engine
+
+
 class HealedEngine:
     """Never changes. Equal noise and conditions give equal samples, as of any engine."""
 

@@ -8,7 +8,7 @@ import numpy as np
 from edge_agent.hands import Hands, Standing
 from edge_agent.healing.diagnosis import Cause
 from edge_agent.healing.incident import Incident
-from edge_agent.healing.loop import Apply, Approved, Done, News, Rerun, Rules, State, Step, Ticked, heal
+from edge_agent.healing.loop import Apply, Approved, Done, Exchanged, News, Rerun, Rules, State, Step, Ticked, heal
 from edge_agent.healing.playbook import Remedy
 from edge_agent.healing.signals import observe
 from edge_agent.reruns import Approval, approve, evidence, heal_outputs, look, poor_conditions
@@ -40,6 +40,7 @@ class Healer:
         self._rng = rng
         self._keep = keep
         self._seen_s = -np.inf
+        self._told_of = ""  # the identity of what the last evidence is about
 
     def tick(self) -> list[Incident]:
         """Look once, and see to what is wrong. The incidents that ended. Raises DewfallError; then the case stays."""
@@ -75,9 +76,12 @@ class Healer:
             raise DewfallError("nothing is served any more; healing goes on when something is")
         match step.wanted:
             case Apply(remedy, cause):
+                if cause is not None and standing.identity != self._told_of:
+                    return Exchanged()
                 self._keep(self.state, ())
                 return Done(self._apply(remedy, cause, standing, self.approval))
             case Rerun() | None:
+                self._told_of = standing.identity
                 return evidence(self._hands, standing, self.approval)
 
     def _apply(self, remedy: Remedy, cause: Cause | None, standing: Standing, approval: Approval) -> bool:
@@ -93,7 +97,7 @@ class Healer:
                 case Remedy.USUAL:
                     self._hands.prefer_usual()
                 case Remedy.ROLL_BACK:
-                    self._hands.roll_back(f"healing found: {cause}")
+                    self._hands.roll_back(f"healing found: {cause}", standing.identity)
                 case Remedy.ASK_FOR_DATA:
                     self._hands.ask_for_data(self._poor(standing, approval))
                 case Remedy.CACHE:
@@ -109,7 +113,7 @@ class Healer:
         outputs = heal_outputs(self._hands, standing, approval, wanted)
         if outputs is None:
             return False
-        self._hands.answer_from(outputs)
+        self._hands.answer_from(outputs, standing.identity)
         return True
 
     def _poor(self, standing: Standing, approval: Approval) -> tuple[int, ...]:

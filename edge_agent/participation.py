@@ -31,8 +31,8 @@ class Candidates(Protocol):
 
     def announce(self, version: int, digest: str) -> str | None: ...
 
-    def adopt(self, release: Release, adapter: Params) -> None:
-        """Serve a checked one on trial."""
+    def adopt(self, release: Release, adapter: Params) -> bool:
+        """Serve a checked one on trial, and whether it is."""
         ...
 
     def refuse(self, adapter: Params, reason: str) -> None:
@@ -159,7 +159,7 @@ class Participant:
         self._memory.mark_trained(newest)
         if (refused := self._refused(request, release, fitted.adapter, samples)) is not None:
             return refused
-        if self._serving.served is None or self._serving.served.release is not release:
+        if self._serving.served is None or self._serving.served.release.digest != release.digest:
             return self._decline(request, "release", "another release came while this device was training")
         return self._send(request, fitted, len(samples), release, spending)
 
@@ -176,7 +176,10 @@ class Participant:
         return Trained(request.round, answer.update, answer.metrics)
 
     def _refused(self, request: TrainRequest, release: Release, adapter: Params, samples: Batch) -> Declined | None:
-        """Why a candidate is neither served nor sent, None when it is."""
+        """Why a candidate is neither served nor sent, None when it is.
+
+        The figures are of this device's samples, and nobody clips, noises or charges a sentence: it stays here.
+        """
         inputs = inputs_of(release, Worn(shared=adapter))
         checked = self._guard.check(release, inputs, samples)
         if isinstance(checked, Accept):
@@ -185,13 +188,15 @@ class Participant:
         if isinstance(checked, RollBack):
             self._candidates.refuse(adapter, reasons)
             self._journal.tally("rolled_back")
-            return self._decline(request, "golden", reasons)
-        return self._decline(request, "held", reasons)
+            return self._decline(request, "golden", reasons, told="")
+        return self._decline(request, "held", reasons, told="")
 
-    def _decline(self, request: TrainRequest, reason: str, sentence: str) -> Declined:
+    def _decline(self, request: TrainRequest, reason: str, sentence: str, told: str | None = None) -> Declined:
+        """The sentence is for the log here, and for the fog where it is told nothing else."""
         log.info("round %d of %s declined: %s: %s", request.round, request.fog, reason, sentence)
         self._journal.tally(f"declined.{reason}")
-        return Declined(request.round, _short(f"{reason}: {sentence}"))
+        told = sentence if told is None else told
+        return Declined(request.round, _short(f"{reason}: {told}" if told else reason))
 
     def _account(self, spendings: list[Spending]) -> None:
         delta = self._privacy.target_delta

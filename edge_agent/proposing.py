@@ -22,10 +22,6 @@ class Proposal:
     second: int | None
     second_certainty: float
 
-    @property
-    def margin(self) -> float:
-        return self.certainty - self.second_certainty
-
 
 def propose(logits: Array) -> Proposal:
     """logits: [K]. One that is not finite proposes nothing: certainty 0.

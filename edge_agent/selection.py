@@ -36,11 +36,13 @@ class Forgotten:
     """What is gone: samples of the memory, and files of the spool, removed or written anew without them.
 
     `unread`: files of the spool that may hold such samples and do not let one tell; they are still there.
+    `untold`: jobs that a fog may have samples of and could not yet be told to drop.
     """
 
     samples: int
     files: int
     unread: Sequence[str]
+    untold: int = 0
 
 
 def selection_of(asked: Mapping[str, Any]) -> Selection:
@@ -71,6 +73,9 @@ def forgotten_in_words(forgotten: Mapping[str, Any]) -> str:
     lines = [f"forgotten: {forgotten['samples']} samples, {forgotten['files']} files of the spool"]
     if forgotten["unread"]:
         lines.append(f"these may hold more and cannot be read, so look at them: {', '.join(forgotten['unread'])}")
+    if forgotten["untold"]:
+        jobs = f"the fog may still have samples of {forgotten['untold']} jobs and cannot be reached"
+        lines.append(f"{jobs}; the agent tells it to drop them when it is back, as long as offload.enabled is set")
     return "\n".join(lines)
 
 

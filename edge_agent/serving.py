@@ -49,6 +49,11 @@ class Served:
         """The float32 student's."""
         return self.engines[STUDENT_GRAPH]
 
+    @property
+    def identity(self) -> str:
+        """Of the weights that answer: another with each release and adapter, the same after they were loaded anew."""
+        return f"{self.release.digest} {self.adapter}"
+
 
 def served_with(release: Release, inputs: Params | None) -> Served:
     """A release with adapter inputs on each of its graphs, or with none. Raises Malformed when they do not fit."""
@@ -131,6 +136,13 @@ class Serving:
                 self._measured = {name: each for name, each in self._measured.items() if name == usual}
             self._now = self._look(served) if served is not None else None
 
+    def amend(self, before: Served, after: Served) -> None:
+        """Serve the same weights otherwise. Raises DewfallError when something else is served by now."""
+        with self._turn:
+            if self._now is None or self._now.served is not before:
+                raise DewfallError("what is served was exchanged meanwhile, so nothing was changed")
+            self._now = self._look(after)
+
     def measured(self, served: Served, found: Sequence[Measured]) -> None:
         """What its variants are worth and take here, if this release is served with this adapter still."""
         with self._turn:
@@ -150,8 +162,10 @@ class Serving:
 
     def restore_variants(self) -> None:
         """Sample again as the manifest says."""
-        if (served := self.served) is not None:
-            self.serve(replace(served, variants=served.release.manifest.variants))
+        with self._turn:
+            if self._now is not None:
+                served = self._now.served
+                self._now = self._look(replace(served, variants=served.release.manifest.variants))
 
     def steps_of(self, variant: str) -> int:
         """How many steps a variant takes now. Raises NothingServed."""

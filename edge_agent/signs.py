@@ -1,6 +1,6 @@
 """What can be told of the stream while it passes: whether it drifts, narrows, or surprises who learned from it.
 
-Beside the way of a sample and never in it: signs are shown and handed on, and decide nothing here.
+Beside the way of a sample and never in it: signs are shown in `status`, and nothing is decided by them.
 """
 
 from collections import deque
@@ -37,6 +37,10 @@ class StreamWatch:
             return
         self._num_conditions = num_conditions
         self._start(base, _reader_of(kept, num_conditions))
+
+    def forget(self) -> None:
+        """Keep nothing of any sample; it begins anew with what is kept then. The signs are figures, and stay."""
+        self._start("", None)
 
     def take(self, embedding: Array, condition: int, kept: bool) -> None:
         """One more sample of the stream. embedding: [d]."""

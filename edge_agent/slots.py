@@ -6,7 +6,7 @@ Cf. the slots of RAUC, and the versions that only grow of TUF clients.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from learning_core.errors import DewfallError, Malformed
@@ -39,6 +39,16 @@ class Slots:
         return frozenset({self.good, self.trial, self.previous} - {NOTHING})
 
 
+@dataclass(frozen=True, slots=True)
+class OnTrial:
+    """A thing on trial; since when, and since when nothing else that is served has changed either, on a clock."""
+
+    kind: str
+    name: str
+    since_s: float
+    unchanged_s: float = field(compare=False)
+
+
 def tried(slots: Slots, name: str, version: int = 0) -> Slots:
     """Put `name` on trial, in the place of the last trial or of what was good before."""
     if name == NOTHING:
@@ -68,8 +78,13 @@ def started(slots: Slots) -> Slots:
     return replace(slots, starts=slots.starts + 1) if slots.trial else slots
 
 
+def stopped(slots: Slots) -> Slots:
+    """The process ends in order: its start says nothing against what is on trial."""
+    return replace(slots, starts=slots.starts - 1) if slots.trial and slots.starts else slots
+
+
 def has_failed(slots: Slots) -> bool:
-    """Whether a trial has had all its starts without coming to an end."""
+    """Whether a trial has had all its starts, none of which came to an end in order."""
     return bool(slots.trial) and slots.starts > MAX_STARTS
 
 
@@ -97,6 +112,11 @@ def going_back(slots: Mapping[str, Slots], asked: str | None) -> tuple[str, Slot
 def digest_in(name: str) -> str:
     """The digest of an adapter, whatever it was proven on."""
     return name.partition(ON)[0]
+
+
+def proven(personal: Slots, shared: Slots) -> Slots:
+    """Those of a personal adapter; empty while it does not go with the shared one that is served, nor is served."""
+    return personal if below(personal.served) == shared.served else Slots()
 
 
 def below(name: str) -> str:

@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from edge_agent.adapters import Adapters, Worn, inputs_of
@@ -14,6 +14,7 @@ from edge_agent.slots import (
     PERSONAL,
     RELEASE,
     SHARED,
+    OnTrial,
     Slots,
     encode_slots,
     fallen_back,
@@ -21,22 +22,13 @@ from edge_agent.slots import (
     has_failed,
     passed,
     started,
+    stopped,
     tried,
 )
 from learning_core.errors import DewfallError, LinkDown, Malformed, Tampered
 from learning_core.params import Params
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class OnTrial:
-    """What is on trial, on the release that is served, since when on the clock of `Serving`."""
-
-    kind: str
-    name: str
-    release: Release
-    since_s: float
 
 
 class Upgrade:
@@ -50,7 +42,8 @@ class Upgrade:
         self._store = store
         self._adapters = Adapters(shelf, store)
         self._clock = clock
-        self._since_s = 0.0
+        self._unchanged_s = 0.0
+        self._since_s: dict[tuple[str, str], float] = {}  # of what is on trial, by kind and name
         self._wanted: tuple[int, str] | None = None
         self._turn = threading.RLock()
         self.news = threading.Event()  # set while there may be something to install
@@ -78,6 +71,15 @@ class Upgrade:
             self._adapters.restore(release)
             self._serve(release)
             self._shelf.prune({int(each) for each in slots.kept})  # what a kill left behind
+
+    def stopped(self) -> None:
+        """Before the agent ends in order: what is on trial did not make it end."""
+        with self._turn:
+            if (served := self._serving.served) is not None:
+                slots = self._store.slots(RELEASE)
+                if (left := stopped(slots)) != slots:
+                    self._store.store(RELEASE, "", left, {})
+                self._adapters.stopped(served.release)
 
     def announce(self, version: int, digest: str) -> str | None:
         """The fog has this release as its newest: what stands between it and being served here, if anything."""
@@ -112,18 +114,18 @@ class Upgrade:
             slots, name = self._store.slots(RELEASE), str(release.version)
             first = Slots(good=name, newest=release.version)  # with nothing to go back to
             slots = tried(slots, name, release.version) if slots.served else first
-            self._store.store(RELEASE, "", slots, {})
-            self._serve(release)
+            with self._then_served(release):
+                self._store.store(RELEASE, "", slots, {})
             self._shelf.prune({int(each) for each in slots.kept})
         log.info("release %d is served", release.version)
 
-    def adopt(self, release: Release, adapter: Params) -> None:
-        """Serve a checked shared adapter on trial, unless its release has been exchanged meanwhile."""
-        self._adopt(release, lambda: self._adapters.try_shared(release, adapter))
+    def adopt(self, release: Release, adapter: Params) -> bool:
+        """Serve a checked shared adapter on trial; not when its release has been exchanged meanwhile."""
+        return self._adopt(release, lambda: self._adapters.try_shared(release, adapter))
 
-    def adopt_personal(self, release: Release, adapter: Params) -> None:
-        """The same for a personal one, on top of the shared one that is served."""
-        self._adopt(release, lambda: self._adapters.try_personal(release, adapter))
+    def adopt_personal(self, release: Release, adapter: Params, shared: str) -> bool:
+        """The same for a personal one, on top of the shared one it was checked with: its digest, "" for none."""
+        return self._adopt(release, lambda: self._adapters.try_personal(release, adapter, shared))
 
     def refuse(self, adapter: Params, reason: str) -> None:
         """Never serve this one."""
@@ -134,63 +136,58 @@ class Upgrade:
         with self._turn:
             return self._adapters.worn(release), self._adapters.personal(release)
 
-    def on_trial(self) -> OnTrial | None:
-        """What is on trial, the newest first."""
+    def named(self, release: Release) -> tuple[str, str]:
+        """The names of both, as in the slots."""
+        return self._adapters.named(release)
+
+    def trials(self) -> tuple[OnTrial, ...]:
+        """Whatever is on trial: a personal adapter first, then a shared one, then the release."""
         with self._turn:
-            served = self._serving.served
-            if served is None:
-                return None
-            for kind, slots in reversed(self._slots(served.release).items()):  # the newest kind last
-                if slots.trial:
-                    return OnTrial(kind, slots.trial, served.release, self._since_s)
-            return None
+            served, now_s = self._serving.served, self._unchanged_s
+            slots = self._slots(served.release) if served else {}
+            return tuple(
+                OnTrial(kind, each.trial, self._since_s.get((kind, each.trial), now_s), now_s)
+                for kind, each in reversed(slots.items())
+                if each.trial
+            )
 
     def pass_trial(self, trial: OnTrial) -> None:
-        """It is good from now on, unless something else is on trial meanwhile."""
+        """It is good from now on, unless it is on trial no more."""
         with self._turn:
-            if self.on_trial() != trial:
+            served = self._serving.served
+            if served is None or trial not in self.trials():
                 return
             if trial.kind == RELEASE:
                 self._store.store(RELEASE, "", passed(self._store.slots(RELEASE)), {})
             else:
-                self._adapters.pass_trial(trial.release, trial.kind)
+                self._adapters.pass_trial(served.release, trial.kind)
             log.info("the %s on trial is good: %s", _words(trial.kind), trial.name[:16])
 
-    def roll_back(self, reason: str, kind: str | None = None) -> str:
+    def end_trial(self, trial: OnTrial, reason: str, *, ban: bool) -> None:
+        """Go back from what is on trial, unless it is no more; without a ban an adapter may come again."""
+        with self._turn:
+            if trial in self.trials():
+                self._go_back(trial.kind, reason, ban=ban)
+
+    def roll_back(self, reason: str, kind: str | None = None, identity: str | None = None) -> str:
         """Go back from what changed last, or from the release, the shared or the personal adapter that is named.
 
         What is left behind is banned, with the reason. A sentence: what is served now. Raises DewfallError when there
-        is nothing to go back to.
+        is nothing to go back to, or when what is served is not what somebody has looked at (see `Served.identity`).
         """
         with self._turn:
             served = self._serving.served
-            if served is None:
-                raise DewfallError("nothing is served, so there is nothing to go back from")
-            slots = self._slots(served.release)
-            falling, left = going_back(slots, kind)
-            if falling == RELEASE:
-                target = int(left.served)
-                if target not in self._shelf.versions():
-                    raise DewfallError(
-                        f"release {target} is not on this device any more, so there is no way back to it"
-                    )
-                release = self._verified(target)
-                self._fall(slots[RELEASE], reason)
-            else:
-                release = served.release
-                self._adapters.fall_back(release, falling, reason)
-            self._serve(release)
-            log.warning("back from the %s that was served: %s", _words(falling), reason)
+            if identity is not None and (served is None or served.identity != identity):
+                raise DewfallError("what is served was exchanged meanwhile, so nothing is gone back from")
+            self._go_back(kind, reason, ban=True)
             return self.sentence()
 
     def drop_personal(self) -> str:
-        """Remove the personal adapter. A sentence: what is served now. Raises DewfallError when nothing is served."""
+        """Remove the personal adapters of every release. A sentence: what is served now."""
         with self._turn:
             served = self._serving.served
-            if served is None:
-                raise DewfallError("nothing is served, so there is no personal adapter")
-            self._adapters.drop_personal(served.release)
-            self._serve(served.release)
+            with self._then_served(served.release if served else None):
+                self._adapters.drop_personal()
             return self.sentence()
 
     def reverify(self) -> None:
@@ -227,18 +224,53 @@ class Upgrade:
     def _slots(self, release: Release) -> dict[str, Slots]:
         return {RELEASE: self._store.slots(RELEASE), **self._adapters.served_slots(release)}
 
-    def _adopt(self, release: Release, try_it: Callable[[], str | None]) -> None:
+    def _adopt(self, release: Release, try_it: Callable[[], str | None]) -> bool:
+        """Whether it is served; loaded anew, a release is the same."""
         with self._turn:
-            if self._serving.served is None or self._serving.served.release is not release:
-                return
-            if (reason := try_it()) is not None:
-                log.info("an adapter that was banned was learned again and is not served: %s", reason)
-                return
-            self._serve(release)
+            served = self._serving.served
+            if served is None or served.release.digest != release.digest:
+                return False
+            with self._then_served(served.release):
+                reason = try_it()
+            if reason is not None:
+                log.info("an adapter that was learned is not served: %s", reason)
+            return reason is None
+
+    def _go_back(self, kind: str | None, reason: str, *, ban: bool) -> None:
+        served = self._serving.served
+        if served is None:
+            raise DewfallError("nothing is served, so there is nothing to go back from")
+        slots, release = self._slots(served.release), served.release
+        falling, left = going_back(slots, kind)
+        if falling == RELEASE:
+            target = int(left.served)
+            if target not in self._shelf.versions():
+                raise DewfallError(f"release {target} is not on this device any more, so there is no way back to it")
+            release = self._verified(target)
+        with self._then_served(release):
+            if falling == RELEASE:
+                self._fall(slots[RELEASE], reason)
+            else:
+                self._adapters.fall_back(release, falling, reason if ban else None)
+        log.warning("back from the %s that was served: %s", _words(falling), reason)
+
+    @contextmanager
+    def _then_served(self, release: Release | None) -> Iterator[None]:
+        """Serve what the slots say after a change of them, also one that was stored and could not be said to be."""
+        try:
+            yield
+        finally:
+            if release is not None and self._store.slots(RELEASE).served == str(release.version):
+                self._serve(release)
 
     def _serve(self, release: Release) -> None:
-        self._serving.serve(served_with(release, inputs_of(release, self._adapters.worn(release))))
-        self._since_s = self._clock()
+        """With its adapters, unless just that is served: then what healing has put beside it stays."""
+        before, served = self._serving.served, served_with(release, inputs_of(release, self._adapters.worn(release)))
+        if before is None or before.release is not release or before.identity != served.identity:
+            self._serving.serve(served)
+            self._unchanged_s = self._clock()
+        trials = [(kind, each.trial) for kind, each in self._slots(release).items() if each.trial]
+        self._since_s = {each: self._since_s.get(each, self._clock()) for each in trials}
 
     def _fall(self, slots: Slots, reason: str) -> Slots:
         digest, left = self._shelf.digest_of(int(slots.served)), fallen_back(slots)

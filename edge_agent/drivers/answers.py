@@ -1,6 +1,5 @@
 """Everything that decides how a request is answered, put together: serving, appraisal and purse."""
 
-import datetime
 import os
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 from edge_agent import calibration, status
 from edge_agent.appraisal import Appraiser
 from edge_agent.config import AgentSettings
+from edge_agent.drivers.meter import today
 from edge_agent.drivers.overhead import measure_pair
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.loops import Loops
@@ -27,7 +27,7 @@ class Answers:
         serving, calibrated = settings.serving, calibration.calibration_of(database.fact(calibration.FACT))
         watts = calibrated.watts_per_core or settings.limits.learner_w
         ahead_j = watts * (os.cpu_count() or 1) * AHEAD_S
-        self._purse = Purse(database, serving.max_joules_per_day, ahead_j, _today)
+        self._purse = Purse(database, serving.max_joules_per_day, ahead_j, today)
         self.serving = Serving(headroom=headroom, floor=serving.min_quality, purse=self._purse, watts=watts)
         self._appraiser = Appraiser(self.serving, database, watts, time.perf_counter, time.thread_time)
 
@@ -45,7 +45,3 @@ class Answers:
     def pair(self, condition: int, seed: int) -> dict[str, Any]:
         """One sample drawn by the session alone and one by the agent."""
         return asdict(measure_pair(self.serving, condition, seed))
-
-
-def _today() -> datetime.date:
-    return datetime.datetime.now().astimezone().date()

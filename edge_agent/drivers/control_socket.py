@@ -8,11 +8,12 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edge_agent.operations import Operation
 from learning_core.errors import DewfallError, LinkDown, Malformed, PortInUse, StateError
 from protos.control import encode_frame, read_frame
 
@@ -22,9 +23,6 @@ BACKLOG = 64
 CONNECT_WITHIN_S, SHORT_S = 5.0, 0.05
 PATIENCE_S = 120.0  # how long a caller may be silent before its place goes to another
 LONGEST_PATH = 100  # the kernel takes 107 bytes
-
-Answer = tuple[Mapping[str, Any], bytes]
-Operation = Callable[[Mapping[str, Any]], Answer]
 
 
 class ControlSocket:
@@ -87,7 +85,7 @@ class ControlSocket:
         finally:
             self._places.release()
 
-    def _answer(self, header: Mapping[str, Any]) -> Answer:
+    def _answer(self, header: Mapping[str, Any]) -> tuple[Mapping[str, Any], bytes]:
         operation = self._operations.get(str(header.get("op")))
         if operation is None:
             return {"error": f"there is no such operation; there are {', '.join(sorted(self._operations))}"}, b""

@@ -19,6 +19,8 @@ from edge_agent.drivers.going_back import forget_personal
 from edge_agent.drivers.plain_files import read_plain
 from edge_agent.drivers.set_aside import REASON, REFUSED, UNSURE
 from edge_agent.drivers.spool_source import KNOWN, SUFFIX, normalised, one_image, raw_samples
+from edge_agent.drivers.spool_writer import OBSERVED
+from edge_agent.drivers.sqlite_journal import SqliteJournal
 from edge_agent.drivers.sqlite_memory import SqliteMemory
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.drivers.sqlite_vital import ERASING
@@ -26,6 +28,7 @@ from edge_agent.normalise.image_files import SUFFIXES
 from edge_agent.normalise.pictures import Span
 from edge_agent.normalise.wanted import Conversions
 from edge_agent.selection import Everything, Forgotten, OneClass, OneSample, Selection
+from edge_agent.slots import PERSONAL
 from learning_core.errors import ConfigError, DewfallError, Malformed, StateError
 from learning_core.params import Array
 from protos.codec import MAX_BYTES, decode_tensors, encode_tensors
@@ -53,12 +56,14 @@ def forget(
                 shutil.rmtree(state / jobs)
         if isinstance(selection, Everything):
             forget_personal(state, database)
+            for draft in (state / "releases").glob(f"*.{PERSONAL}.draft"):
+                draft.unlink()
     except OSError as error:
         text = f"{error.filename} cannot be removed ({error.strerror}); make it writable and ask again"
         raise StateError(text) from error
     samples = memory.forget(selection)
     finish_forgetting(database)
-    return Forgotten(samples, changed, unread)
+    return Forgotten(samples, changed, unread, len(SqliteJournal(database).far_jobs()))
 
 
 def finish_forgetting(database: Database) -> None:
@@ -92,8 +97,9 @@ def _sweep(
     """How many files of the spool were changed or removed, and which may hold more and do not let one tell."""
     changed, unread = 0, []
     for path in _files(spool, everything=isinstance(selection, Everything)):
+        is_left = path.parent != spool and path.name.startswith(".")  # half written, by us, when a kill came
         try:
-            did, is_told = _without(path, selection, features, memory, conversions)
+            did, is_told = _without(path, Everything() if is_left else selection, features, memory, conversions)
         except FileNotFoundError:
             continue  # whoever put it there has taken it away
         except Malformed:
@@ -112,12 +118,12 @@ def _folders(spool: Path) -> tuple[Path, ...]:
 
 
 def _files(spool: Path, everything: bool) -> Iterator[Path]:
-    """What waits and what was set aside; a draft belongs to whoever writes it, until all is to go."""
+    """What waits and what was set aside; in the spool another's draft is that other's, until all is to go."""
     for folder in _folders(spool):
         for path in sorted(folder.glob("*")):
-            is_draft = path.name.startswith(".")
-            is_ours = folder != spool or path.name.endswith((SUFFIX, *SUFFIXES, f"{SUFFIX}.draft"))
-            if is_ours and not path.is_dir() and path.suffix != REASON and (everything or not is_draft):
+            is_another = folder == spool and path.name.startswith(".") and not path.name.startswith(f".{OBSERVED}")
+            is_one = folder != spool or path.name.endswith((SUFFIX, *SUFFIXES, f"{SUFFIX}.draft"))
+            if is_one and not path.is_dir() and path.suffix != REASON and (everything or not is_another):
                 yield path
 
 

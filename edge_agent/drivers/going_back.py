@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge_agent.drivers.sqlite_slots import SqliteSlots
 from edge_agent.drivers.sqlite_store import Database
-from edge_agent.slots import BY_A_PERSON, PERSONAL, RELEASE, SHARED, digest_in, going_back
+from edge_agent.slots import BY_A_PERSON, PERSONAL, RELEASE, SHARED, digest_in, going_back, proven
 from learning_core.errors import ConfigError, DewfallError
 from protos.release import MANIFEST
 from protos.state_folder import StateFolder
@@ -24,8 +24,9 @@ def roll_back_without_agent(kind: str | None, state: Path) -> str:
         digest = _digest(state, release.served)
         if kind == PERSONAL:
             forget_personal(state, database)
-            return "the personal adapter is gone"
-        slots = {RELEASE: release, **{each: store.slots(each, digest) for each in (SHARED, PERSONAL)}}
+            return "the personal adapter is gone, of every release"
+        shared = store.slots(SHARED, digest)
+        slots = {RELEASE: release, SHARED: shared, PERSONAL: proven(store.slots(PERSONAL, digest), shared)}
         falling, left = going_back(slots, kind)
         if falling == RELEASE:
             _digest(state, left.served)

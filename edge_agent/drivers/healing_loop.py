@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from edge_agent.drivers.sqlite_incidents import SqliteIncidents
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.healer import Healer
 from edge_agent.healing.incident import Incident, Outcome
-from edge_agent.healing.loop import Caps, Rules
+from edge_agent.healing.loop import Caps, Rules, resumed
 from edge_agent.loops import Loops
 from edge_agent.operations import Operation, looking_back
 from edge_agent.serving import Serving
@@ -38,7 +37,7 @@ class HealingLoop:
         self._healer = Healer(
             ServingHands(serving, models, self._incidents.want),
             Rules(caps=caps, off=frozenset(settings.off)),
-            replace(self._incidents.state(), cheaper=False),  # which variants are preferred ends with the agent
+            resumed(self._incidents.state()),
             np.random.default_rng(),
             self._incidents.keep,
         )

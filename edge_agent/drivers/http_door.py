@@ -13,7 +13,7 @@ import re
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 
 from edge_agent.drivers.http_limits import IDLE_S, MAX_HEAD_BYTES, Head, Incoming, Refusal
 from edge_agent.drivers.plain_files import read_plain
+from edge_agent.operations import Operation
 from edge_agent.png import png_of
 from learning_core.errors import DewfallError, Malformed, PortInUse, StateError
 from protos.state_folder import write_atomically
@@ -30,15 +31,13 @@ from protos.state_folder import write_atomically
 log = logging.getLogger(__name__)
 MAX_CALLERS = 8
 MAX_BODY_BYTES = 4 << 20
+SMALL_BYTES = 64 << 10  # of a body that is answered beside any other
 REQUEST_WITHIN_S = 10.0  # from a request's first byte to its last
 LINGER_S = 0.5
 TOKEN_FILE = "http.token"  # noqa: S105
 PATHS = {"/v1/status": "GET", "/v1/infer": "POST", "/v1/observe": "POST"}
 LENGTH = re.compile(r"\d{1,12}", re.ASCII)
 PNG, RAW, JSON = "image/png", "application/octet-stream", "application/json"
-
-Answer = tuple[Mapping[str, Any], bytes]
-Operation = Callable[[Mapping[str, Any]], Answer]
 
 
 class HttpDoor:
@@ -84,7 +83,7 @@ class _Server(ThreadingHTTPServer):
         self.operations = operations
         self.token = token
         self.places = threading.BoundedSemaphore(MAX_CALLERS)
-        self.parsing = threading.Lock()  # JSON takes many times its bytes while it is read
+        self.large = threading.Lock()  # JSON takes many times its bytes until it has been used: room for one large tree
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         try:
@@ -173,9 +172,15 @@ class _Caller(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         self._check()
         operation = self.server.operations[self.path.removeprefix("/v1/")]
-        header = self._body() if self.command == "POST" else {}
+        data = self._body() if self.command == "POST" else b"{}"
+        with self.server.large if len(data) > SMALL_BYTES else contextlib.nullcontext():
+            answer, payload = self._operate(operation, data)
+        self._send(_status_of(answer), answer, payload, self._kind())
+
+    def _operate(self, operation: Operation, data: bytes) -> tuple[Mapping[str, Any], bytes]:
+        header = self._header(data)
         try:
-            answer, payload = operation(header)
+            return operation(header)
         except DewfallError as error:
             raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
         except (OSError, Refusal):
@@ -184,7 +189,6 @@ class _Caller(BaseHTTPRequestHandler):
             log.exception("%s failed", self.path)
             text = "the agent failed at this; its log says why"
             raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, text) from error
-        self._send(_status_of(answer), answer, payload, self._kind())
 
     def _check(self) -> None:
         """Who asks, from where, and for what. Raises Refusal."""
@@ -207,7 +211,7 @@ class _Caller(BaseHTTPRequestHandler):
         if self.command != wanted:
             raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"ask {self.path} with {wanted}")
 
-    def _body(self) -> Mapping[str, Any]:
+    def _body(self) -> bytes:
         lengths = self.headers.get_all("Content-Length") or []
         if "Transfer-Encoding" in self.headers or len(lengths) != 1 or not LENGTH.fullmatch(lengths[0]):
             raise Refusal(HTTPStatus.LENGTH_REQUIRED, "say how long the body is, once, with Content-Length")
@@ -215,12 +219,14 @@ class _Caller(BaseHTTPRequestHandler):
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body takes at most {MAX_BODY_BYTES} bytes")
         if self.headers.get_content_type() != JSON:
             raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"send {JSON}")
-        data = self._head.read(length)
-        with self.server.parsing:
-            try:
-                tree = json.loads(data)
-            except (ValueError, RecursionError) as error:
-                raise Refusal(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {str(error)[:120]}") from error
+        return self._head.read(length)
+
+    def _header(self, data: bytes) -> Mapping[str, Any]:
+        """What the operation is asked, as the control socket's callers would write it."""
+        try:
+            tree = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise Refusal(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {str(error)[:120]}") from error
         if not isinstance(tree, dict):
             raise Refusal(HTTPStatus.BAD_REQUEST, "the body has to be a JSON object")
         if self.path == "/v1/observe" and "observations" not in tree:

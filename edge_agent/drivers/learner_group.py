@@ -28,7 +28,12 @@ class LearnerGroup:
     says: str = "no cgroup of its own"
 
     def take(self, pid: int) -> bool:
-        """Put a process into it; whether it is there now."""
+        """Put a process into it, alone; whether it is there now.
+
+        An idle learner that lingers there would take its memory, so that one ends (since Linux 5.14).
+        """
+        if self.folder is not None:
+            _write(self.folder / "cgroup.kill", "1")
         return self.folder is not None and _write(self.folder / "cgroup.procs", str(pid))
 
     def pressure(self) -> float | None:

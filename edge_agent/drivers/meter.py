@@ -1,6 +1,7 @@
 """Charges the day with what learning takes: energy, measured or by the learner's processor time, and the traffic."""
 
 import datetime
+from collections.abc import Iterable
 
 from edge_agent.budget import Cost
 from edge_agent.config import Limits
@@ -11,6 +12,11 @@ from edge_agent.energy import BUSY_CORES, Idle, settled, used, watched
 from edge_agent.values import Telemetry
 
 BYTES_AT_ONCE = 1 << 16  # traffic is written down in such pieces, not at every look: flash wears out
+
+
+def today() -> datetime.date:
+    """The day that is charged: the local clock's."""
+    return datetime.datetime.now().astimezone().date()
 
 
 class Meter:
@@ -36,9 +42,11 @@ class Meter:
         self.source = self._rate.source
         self.most_w = 0.0
 
-    def look(self, pid: int | None, moved: int, day: datetime.date, telemetry: Telemetry | None = None) -> None:
-        """Charge what the learner `pid` used since the last look, and the rise of the bytes moved so far."""
-        self.use = self._processor.look(pid)
+    def look(
+        self, learners: Iterable[int | None], moved: int, day: datetime.date, telemetry: Telemetry | None = None
+    ) -> None:
+        """Charge what these processes used since the last look, and the rise of the bytes moved so far."""
+        self.use = self._processor.look(*learners)
         grown, self._moved = max(0, moved - self._moved), moved
         self._owed += Cost(self._joules(telemetry), grown)
         if self._owed.joules > 0 or self._owed.bytes >= BYTES_AT_ONCE:

@@ -102,9 +102,14 @@ class OffloadFolder:
             self._journal.tally("offloaded_raw")
         return _packed(place)
 
-    def names(self) -> list[bytes]:
-        """Of the jobs the fog may have bytes of."""
-        return [packed.header.job for place in self._folder.glob("*/") if (packed := _packed(place)) is not None]
+    def give_up(self, job: Job) -> None:
+        """Nobody waits for what comes of it any more; packed again, it would be the same bytes."""
+        shutil.rmtree(self._place(job), ignore_errors=True)
+
+    def unfinished(self) -> set[bytes]:
+        """The names of jobs that go on when they come again."""
+        found = (_packed(place) for place in self._folder.glob("*/"))
+        return {each.header.job for each in found if each is not None and each.result() is None}
 
     def _place(self, job: Job) -> Path:
         what = repr((job.name, job.release.digest, str(job.base_version), self._settings, self._learning))

@@ -1,14 +1,15 @@
 """The fog as a trainer: what a device may send is sent, and what comes back is believed when it fits its release.
 
 A job is a folder of its own: what was sent for it and what came back. Whatever ends in between (this process, the
-fog's, the line), the same bytes are sent again, and a fog that has them already learns from them once.
+fog's, the line), the same bytes are sent again, and a fog that has them already learns from them once. Its name is
+written down before anything leaves, and stays until the fog has dropped the job.
 """
 
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -34,17 +35,22 @@ log = logging.getLogger(__name__)
 BYTES = 4  # of a number
 LOOK_S = 5.0  # the longest a question may take for which nobody waits willingly
 FORGETTING = "samples are being forgotten"
+MAX_UNTOLD = 64  # jobs; a fog that does not drop what it is told to drop gets no more
 FRESH = 3  # looks; an offer that is older than so many of them counts no more
 
 
 class OffloadLink:
-    """One job at a time. Saved as the folder of the job at hand, and the set of noised samples beside it."""
+    """One job at a time. Saved as the folder of the job at hand, and the set of noised samples beside it.
+
+    The journal has the names of the jobs that the fog may have samples of.
+    """
 
     def __init__(self, settings: AgentSettings, key: ec.EllipticCurvePrivateKey, journal: SqliteJournal) -> None:
         self._settings = settings.offload
         folder = settings.state / "offload"
         self._noised = NoisedSamples(folder, journal, settings.offload, settings.privacy)
         self._packed = OffloadFolder(folder, settings, self._noised, journal)
+        self._journal = journal
         self._calls = OffloadCalls(settings.offload_address, settings.fog.ca, key, settings.offload.deadline_s)
         look_s = min(LOOK_S, settings.offload.deadline_s)
         self._looks = OffloadCalls(settings.offload_address, settings.fog.ca, key, look_s)
@@ -63,7 +69,11 @@ class OffloadLink:
         return time.monotonic() < self._until_s and not self._halted.is_set()
 
     def look(self, release: Release | None) -> None:
-        """Ask the fog whether it would learn on this release, and whether anything may be sent. Never raises."""
+        """Ask the fog whether it would learn on this release, and whether anything may be sent. Never raises.
+
+        What it has of jobs that were given up it is told to drop.
+        """
+        self._tidy()
         if release is None:
             self.trouble = "there is no release to learn on yet"
             return
@@ -108,13 +118,16 @@ class OffloadLink:
                 return None
 
             try:
-                return self._fit(job, Watched(self._worker, against, self._calls.cancel), began)
+                outcome = self._fit(job, Watched(self._worker, against, self._calls.cancel), began)
             except Stopped as stop:
-                return NotFitted(str(stop))
+                outcome = NotFitted(str(stop))
             except DewfallError as error:
-                return NotFitted(f"the fog did not learn for this device: {error}")
+                outcome = NotFitted(f"the fog did not learn for this device: {error}")
             except OSError as error:
-                return NotFitted(f"{error.filename} cannot be used ({error.strerror}); check the disk it is on")
+                outcome = NotFitted(f"{error.filename} cannot be used ({error.strerror}); check the disk it is on")
+            if isinstance(outcome, NotFitted) and not self._closed:
+                self._packed.give_up(job)
+            return outcome
 
     @contextmanager
     def halted(self) -> Iterator[None]:
@@ -122,9 +135,7 @@ class OffloadLink:
         self._halted.set()
         try:
             with self._turn:  # for the job at hand to end; those that come meanwhile see the flag
-                for name in self._packed.names():
-                    with suppress(DewfallError):
-                        self._looks.drop(name)
+                self._drop(self._journal.far_jobs())
             yield
         finally:
             self._halted.clear()
@@ -146,6 +157,8 @@ class OffloadLink:
             kind = self._patiently(watched, lambda: self._kind(self._calls, job.release))
             if not isinstance(kind, Kind):
                 return NotFitted(kind)
+            if len(self._journal.far_jobs()) >= MAX_UNTOLD:
+                return NotFitted(f"the fog has not dropped the last {MAX_UNTOLD} jobs yet, so it gets no further one")
             if (packed := self._packed.pack(job, kind)) is None:
                 return NotFitted(NOTHING_LEFT)
         if (saved := packed.result()) is None:
@@ -159,6 +172,7 @@ class OffloadLink:
         header = packed.header
 
         def submit() -> JobState:
+            self._journal.sent_away(header.job)
             return self._calls.submit(header, *packed.contents())
 
         while True:
@@ -182,6 +196,7 @@ class OffloadLink:
         finally:
             with suppress(DewfallError):
                 watched.run(lambda: self._calls.drop(name))
+                self._journal.dropped(name)
 
     def _patiently(self, watched: Watched, work: Callable[[], Answer]) -> Answer:
         """The work's answer, however long the fog is away meanwhile. Raises Stopped and what is not an absence."""
@@ -196,6 +211,24 @@ class OffloadLink:
             else:
                 self._away = ""
                 return answer
+
+    def _tidy(self) -> None:
+        """Let the fog drop what nobody waits for; while a job is at work, that can wait."""
+        if not self._turn.acquire(blocking=False):
+            return
+        try:
+            with suppress(DewfallError):
+                unfinished = self._packed.unfinished()
+                self._drop([name for name in self._journal.far_jobs() if name not in unfinished])
+        finally:
+            self._turn.release()
+
+    def _drop(self, names: Sequence[bytes]) -> None:
+        """As many as the fog can be told now."""
+        with suppress(DewfallError):
+            for name in names:
+                self._looks.drop(name)
+                self._journal.dropped(name)
 
     def _kind(self, calls: OffloadCalls, release: Release) -> Kind | str:
         offer = calls.offer(release.version, release.digest)

@@ -12,7 +12,9 @@ import onnxruntime as ort
 
 from edge_agent.drivers.control_socket import AgentLine
 from edge_agent.drivers.onnx_engine import OnnxEngine
+from edge_agent.healed_engine import HealedEngine, student_of
 from edge_agent.serving import NothingServed, Serving
+from learning_core.errors import DewfallError
 from learning_core.params import Array
 
 
@@ -34,8 +36,13 @@ def measure_pair(serving: Serving, condition: int, seed: int) -> Pair:
     """Draw the same sample both ways, in an order that the seed decides, by the variant that answers now."""
     name, served = serving.draw([condition], seed).variant, serving.served
     found = [each for each in served.variants if each.name == name] if served is not None else []
-    if served is None or not found or not isinstance(engine := served.engines[found[0].graph], OnnxEngine):
+    if served is None or not found:
         raise NothingServed("the release was exchanged just now; try again")
+    engine = served.engines[found[0].graph]
+    if isinstance(engine, HealedEngine) and condition in engine.outputs.conditions():
+        raise DewfallError(f"healed outputs answer condition {condition}, not the student; measure with another one")
+    if not isinstance(engine := student_of(engine), OnnxEngine):
+        raise DewfallError(f"{name} is not drawn by a session of this device, so there is nothing to compare it with")
     null, variant, session = served.release.manifest.num_conditions, found[0], engine.session
     noise = np.random.default_rng(seed).standard_normal((1, *served.release.sample_shape), np.float32)
 

@@ -1,4 +1,4 @@
-"""How much of the processor a child takes, from the kernel's account of it (proc(5), fields utime and stime)."""
+"""How much of the processor our children take, from the kernel's account of it (proc(5), fields utime and stime)."""
 
 import os
 import time
@@ -22,29 +22,30 @@ class Use:
 
 
 class ProcessorTime:
-    """Looks at one process at a time. Saves nothing."""
+    """Remembers who was looked at last, and what each had used by then. Saves nothing."""
 
     def __init__(self, proc: Path = Path("/proc"), clock: Callable[[], float] = time.monotonic) -> None:
         self._proc = proc
         self._clock = clock
-        self._pid: int | None = None
-        self._core_s = 0.0
+        self._core_s: dict[int, float] = {}
         self._looked_s = clock()
 
-    def look(self, pid: int | None) -> Use:
-        """What `pid` has used since the last look; a process not seen before counts from its beginning.
+    def look(self, *pids: int | None) -> Use:
+        """What these have used together since the last look; a process not seen before counts from its beginning.
 
-        One that has ended since cannot be asked any more and counts as if it had used a whole core.
+        One that has ended since cannot be asked any more and counts as if it had used a whole core. None: nobody.
         """
         now_s = self._clock()
         passed_s, self._looked_s = now_s - self._looked_s, now_s
-        used_s = passed_s if self._pid not in {None, pid} else 0.0
-        if pid != self._pid:
-            self._pid, self._core_s = pid, 0.0
-        if pid is not None:
-            core_s = self._read(pid)
-            used_s += passed_s if core_s is None else max(0.0, core_s - self._core_s)
-            self._pid, self._core_s = (None, 0.0) if core_s is None else (pid, core_s)
+        alive = {pid for pid in pids if pid is not None}
+        used_s = passed_s * len(self._core_s.keys() - alive)
+        before, self._core_s = self._core_s, {}
+        for pid in alive:
+            if (core_s := self._read(pid)) is None:
+                used_s += passed_s
+            else:
+                used_s += max(0.0, core_s - before.get(pid, 0.0))
+                self._core_s[pid] = core_s
         share = used_s / passed_s / (os.cpu_count() or 1) if passed_s > 0 else 0.0
         return Use(used_s, min(1.0, share), passed_s)
 

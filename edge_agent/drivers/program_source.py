@@ -96,9 +96,12 @@ class ProgramSource:
             threading.Thread(target=_listen, args=(stream, word, said.put), name="program", daemon=True).start()
         ends, explained = 2, False
         while ends and not self._closed.is_set():
+            is_dead = child.poll() is not None
             try:
                 line = said.get(timeout=LOOK_S)
             except Empty:
+                if is_dead:  # what it started may hold its standard error open for as long as it likes
+                    break
                 if self._orders() != orders:
                     self._kill()
                     return False

@@ -143,6 +143,11 @@ class ReleaseClient:
             if path not in kept:
                 path.unlink(missing_ok=True)
 
+    def drop(self, kind: str) -> None:
+        """Remove all adapters of a kind, of every release."""
+        for path in self._folder.glob(f"*.{kind}"):
+            path.unlink(missing_ok=True)
+
     def _adapter_path(self, release: Release, kind: str, name: str) -> Path:
         return self._folder / f"{_prefix(release)}{name}.{kind}"
 

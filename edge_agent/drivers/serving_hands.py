@@ -1,16 +1,16 @@
 """What healing sees and does on a device: its serving, its releases, and what it wants to learn more of."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.hands import Standing
-from edge_agent.healed_engine import HealedEngine
+from edge_agent.healed_engine import HealedEngine, student_of
 from edge_agent.healing.cache import HealedOutputs
 from edge_agent.reruns import passes
 from edge_agent.serving import Answered, NothingServed, Served, Serving
@@ -26,9 +26,7 @@ class Models(Protocol):
 
     def reverify(self) -> None: ...
 
-    def roll_back(self, reason: str) -> str: ...
-
-    def standing(self) -> Mapping[str, Any]: ...
+    def roll_back(self, reason: str, kind: None, identity: str) -> str: ...
 
 
 class ServingHands:
@@ -47,7 +45,7 @@ class ServingHands:
         release = served.release
         manifest = release.manifest
         return Standing(
-            identity=self._identity(served),
+            identity=served.identity,
             judge=release.judge,
             sample_shape=release.sample_shape,
             num_conditions=manifest.num_conditions,
@@ -74,8 +72,7 @@ class ServingHands:
         served = self._served()
         variants = _local(served.variants if as_set else served.release.manifest.variants, served)
         chosen = next((each for each in variants if each.name == variant), variants[0])
-        engine = served.engines[chosen.graph]
-        student = engine.student if isinstance(engine, HealedEngine) else engine
+        student = student_of(served.engines[chosen.graph])
         return student.generate(noise, conditions, chosen.steps, chosen.guidance)
 
     def files_sound(self) -> bool:
@@ -107,16 +104,15 @@ class ServingHands:
     def prefer_usual(self) -> None:
         self._serving.prefer(None)
 
-    def roll_back(self, reason: str) -> None:
-        self._models.roll_back(reason)
+    def roll_back(self, reason: str, identity: str) -> None:
+        self._models.roll_back(reason, None, identity)
 
-    def answer_from(self, cache: HealedOutputs) -> None:
+    def answer_from(self, cache: HealedOutputs, identity: str) -> None:
         served = self._served()
-        engines = {
-            graph: HealedEngine(engine.student if isinstance(engine, HealedEngine) else engine, cache)
-            for graph, engine in served.engines.items()
-        }
-        self._serving.serve(replace(served, engines=engines))
+        if served.identity != identity:
+            raise DewfallError("another student is served by now, so the healed outputs are not its own")
+        engines = {graph: HealedEngine(student_of(engine), cache) for graph, engine in served.engines.items()}
+        self._serving.amend(served, replace(served, engines=engines))
 
     def ask_for_data(self, conditions: Sequence[int]) -> None:
         self._wants(conditions)
@@ -125,12 +121,6 @@ class ServingHands:
         if (served := self._serving.served) is None:
             raise NothingServed("nothing is served any more")
         return served
-
-    def _identity(self, served: Served) -> str:
-        """Of the release and the adapters on it; the same after it was verified and loaded anew."""
-        slots = {name: tree for name, tree in self._models.standing().items() if name != "bans"}
-        names = [f"{name}={tree.get('trial') or tree.get('good')}" for name, tree in sorted(slots.items())]
-        return f"{served.release.digest[:16]} {' '.join(names)}"
 
 
 def _local(variants: Sequence[Variant], served: Served) -> tuple[Variant, ...]:

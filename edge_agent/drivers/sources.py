@@ -18,7 +18,6 @@ from edge_agent.operations import Operation, observing
 from edge_agent.ports import Memory, Release
 from edge_agent.signs import StreamWatch
 from edge_agent.status import describe_stream
-from edge_agent.values import StreamSigns
 
 NICENESS = 10  # samples can wait; whoever asks for one cannot
 
@@ -63,14 +62,13 @@ class Sources:
     def operations(self) -> dict[str, Operation]:
         return observing(self._inbox.take)
 
-    @property
-    def signs(self) -> StreamSigns:
-        """What can be told of the stream now."""
-        return self._watch.signs
+    def forgotten(self) -> None:
+        """Samples were; whoever calls holds `turn`. What the watch over the stream has of them goes too."""
+        self._watch.forget()
 
     def describe(self) -> Mapping[str, Any]:
         """For `status`: the signs of the stream, and how a person's own program is."""
-        return {"stream": describe_stream(self.signs), "program": self._program.describe()}
+        return {"stream": describe_stream(self._watch.signs), "program": self._program.describe()}
 
     def _ingest(self, stop: threading.Event) -> None:
         """Take in all that waits, file by file."""

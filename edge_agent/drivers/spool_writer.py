@@ -16,6 +16,7 @@ from learning_core.errors import Malformed
 from protos.codec import encode_tensors
 from protos.state_folder import write_atomically
 
+OBSERVED = "observed-"  # with which the names of its files begin
 MAX_FILES_WAITING = 8
 FILE_SAMPLES = 64
 FILE_HEADER_BYTES = 4096  # at most, and what a condition, a time and an id take besides
@@ -49,16 +50,6 @@ class SpoolWriter:
             return False
         return not batch or _kind(new) == _kind(batch[0])
 
-    def pieces(self, observations: Sequence[Observation]) -> list[list[Observation]]:
-        """The same, in as few files as their kinds and their order allow."""
-        made: list[list[Observation]] = []
-        for each in observations:
-            if made and self.fits(each, made[-1]):
-                made[-1].append(each)
-            else:
-                made.append([each])
-        return made
-
     def write(self, batch: Sequence[Observation]) -> None:
         """One file of observations that fit together. Raises StateError."""
         now_s = int(time.time())
@@ -76,7 +67,7 @@ class SpoolWriter:
             texts = [each.raw.encode("utf-8") for each in batch if isinstance(each.raw, str)]
             tensors["texts"] = np.frombuffer(b"".join(texts), np.uint8)
             tensors["lengths"] = np.array([len(text) for text in texts], np.int64)
-        name = f"observed-{time.time_ns():020d}-{os.getpid()}-{next(self._count)}{SUFFIX}"  # in the order they came
+        name = f"{OBSERVED}{time.time_ns():020d}-{os.getpid()}-{next(self._count)}{SUFFIX}"  # in the order they came
         write_atomically(self._spool / name, encode_tensors(tensors))
 
 

@@ -23,6 +23,7 @@ class SqliteDiary:
         self._piece_j = piece_j
         self._turn = threading.Lock()
         self._credit: tuple[datetime.date | None, float] = (None, 0.0)
+        self._latest: tuple[datetime.date | None, Cost] = (None, Cost())  # what was asked for or charged last
 
     def decided(self, at_s: float, decision: Decision, tally: str) -> None:
         """One more decision at `at_s` (epoch seconds), counted under `tally`."""
@@ -40,8 +41,13 @@ class SqliteDiary:
         return [dict(zip(("at_s", "action", "reason", "sentence"), row, strict=True)) for row in reversed(rows)]
 
     def spent(self, day: datetime.date) -> Cost:
-        rows = self._database.rows("SELECT joules, bytes FROM days WHERE day = ?", day.isoformat())
-        return Cost(*rows[0]) if rows else Cost()
+        """Does not wait for the disk but for the first time on a day."""
+        latest, cost = self._latest
+        if latest != day:
+            rows = self._database.rows("SELECT joules, bytes FROM days WHERE day = ?", day.isoformat())
+            cost = Cost(*rows[0]) if rows else Cost()
+            self._latest = (day, cost)
+        return cost
 
     def charge(self, day: datetime.date, cost: Cost) -> None:
         """Put a cost on a day; energy as it is used up, booked a piece ahead."""
@@ -49,6 +55,7 @@ class SqliteDiary:
             credit_j = self._credit[1] if self._credit[0] == day else 0.0
             booked, credit_j = ahead(Cost(bytes=cost.bytes), credit_j, cost.joules, self._piece_j)
             if booked != Cost():
+                known = self.spent(day)
                 with self._database.transaction() as db:
                     db.execute(
                         "INSERT INTO days VALUES (?, ?, ?) ON CONFLICT (day)"
@@ -60,4 +67,5 @@ class SqliteDiary:
                         " AND day NOT IN (SELECT day FROM days ORDER BY day DESC LIMIT ?)",
                         (day.isoformat(), DAYS_KEPT),
                     )
+                self._latest = (day, known + booked)
             self._credit = (day, credit_j)

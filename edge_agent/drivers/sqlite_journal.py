@@ -1,10 +1,11 @@
-"""What must not be done twice or forgotten: answers to rounds, the privacy odometer, refused releases."""
+"""What must not be done twice or forgotten: answers to rounds, the privacy odometer, banned releases, jobs sent off."""
 
 import json
 import logging
 import sqlite3
 
 from edge_agent.drivers.sqlite_store import Database, add_counts, put_fact
+from edge_agent.drivers.sqlite_vital import FAR_JOBS
 from edge_agent.values import Answer
 from learning_core.errors import Malformed
 from learning_core.federation.accountant import Spending
@@ -84,6 +85,21 @@ class SqliteJournal:
         with self._database.transaction() as db:
             _charge(db, spending)
             put_fact(db, NOISED, {"set": set_, "count": count})
+
+    def far_jobs(self) -> list[bytes]:
+        """The names of jobs that a fog may have samples of, the oldest first."""
+        return [bytes.fromhex(each) for each in self._database.fact(FAR_JOBS) or []]
+
+    def sent_away(self, job: bytes) -> None:
+        """After it the job's samples may leave: the fog is owed the word to drop them."""
+        with self._database.transaction() as db:
+            if job not in (jobs := self.far_jobs()):
+                put_fact(db, FAR_JOBS, [each.hex() for each in (*jobs, job)])
+
+    def dropped(self, job: bytes) -> None:
+        """The fog has forgotten the job."""
+        with self._database.transaction() as db:
+            put_fact(db, FAR_JOBS, [each.hex() for each in self.far_jobs() if each != job])
 
     def tally(self, what: str) -> None:
         """One more of something that is only counted."""

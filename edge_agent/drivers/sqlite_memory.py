@@ -20,6 +20,7 @@ from learning_core.samples import Batch
 
 ROW_BYTES = 128  # what a row costs besides its arrays, about
 REBASE_ROWS = 256
+NEWEST = "newest_sample"  # whatever becomes of it
 IDS_KEPT = 100_000  # of the latest observations whose senders gave them one
 
 
@@ -62,6 +63,11 @@ class SqliteMemory:
     def size(self) -> int:
         return int(self._database.rows("SELECT count(*) FROM samples")[0][0])
 
+    def newest_key(self) -> int:
+        """Of the last sample that was ever kept: no key is given twice, whatever is forgotten. 0 before the first."""
+        (newest,) = self._database.rows("SELECT max(key) FROM samples")[0]
+        return max(newest or 0, self._database.fact(NEWEST) or 0)
+
     def knows(self, name: str, digest: str) -> bool:
         """Whether this very file was taken in already."""
         return bool(self._database.rows("SELECT 1 FROM arrivals WHERE name = ? AND digest = ?", name, digest))
@@ -77,17 +83,16 @@ class SqliteMemory:
         with self._database.transaction() as db:
             db.execute("DELETE FROM arrivals WHERE name = ?", (name,))
 
-    def arrivals(self) -> list[str]:
-        return [name for (name,) in self._database.rows("SELECT name FROM arrivals")]
-
     def store(self, ingested: Ingested, max_bytes: int) -> None:
         """Everything an arrival changes, in one transaction."""
         with self._database.transaction() as db:
+            newest = self.newest_key()
             db.executemany(
-                "INSERT INTO samples (condition, taken_at_s, rank, shape, features, embedding, certainty)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO samples (key, condition, taken_at_s, rank, shape, features, embedding, certainty)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
+                        key,
                         new.condition,
                         new.taken_at_s,
                         new.rank,
@@ -96,9 +101,10 @@ class SqliteMemory:
                         new.embedding.astype("<f4").tobytes(),
                         new.certainty,
                     )
-                    for new in ingested.kept
+                    for key, new in enumerate(ingested.kept, newest + 1)
                 ],
             )
+            put_fact(db, NEWEST, newest + len(ingested.kept))
             gone = evictions(self.places(), max_bytes)
             db.executemany("DELETE FROM samples WHERE key = ?", [(key,) for key in gone])
             put_fact(db, "novelty_threshold", asdict(ingested.threshold))

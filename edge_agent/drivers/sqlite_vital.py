@@ -7,7 +7,8 @@ from edge_agent.drivers.second_copy import Vital
 
 PAUSED = "paused"
 ERASING = "erasing"  # the fact that samples were forgotten and their bytes may still be in the file
-VITAL_FACTS = ("served_release", PAUSED, "enrolment", ERASING)
+FAR_JOBS = "offloaded_jobs"  # of which a fog may still have samples
+VITAL_FACTS = ("served_release", PAUSED, "enrolment", ERASING, FAR_JOBS)
 SLOTS = "slots."  # with which the names of the other facts begin that are vital: which adapters are served
 VITAL = f"name IN {VITAL_FACTS} OR substr(name, 1, {len(SLOTS)}) = '{SLOTS}'"
 

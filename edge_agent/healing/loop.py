@@ -91,6 +91,11 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Exchanged:
+    """Something else was served before the wanted remedy was carried out: nothing was done, and nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
 class Approved:
     """Something else is served, on purpose: what was usual says nothing any more."""
 
@@ -110,7 +115,7 @@ class Apply:
     cause: Cause | None
 
 
-News = Ticked | Evidence | Done | Approved
+News = Ticked | Evidence | Done | Exchanged | Approved
 Wanted = Rerun | Apply | None
 
 
@@ -124,7 +129,7 @@ class Step:
 
 
 def heal(state: State, news: News, rules: Rules) -> Step:
-    """One step. An evidence or a `Done` that nobody asked for changes nothing."""
+    """One step. News of what nobody asked for changes nothing."""
     match news:
         case Ticked(values):
             return _look(replace(state, tick=state.tick + 1), values, rules)
@@ -132,10 +137,19 @@ def heal(state: State, news: News, rules: Rules) -> Step:
             return _judge(state, state.case, news, rules)
         case Done(possible) if state.case is not None and state.case.remedy is not None:
             return _carry_on(state, state.case, possible=possible, rules=rules)
+        case Exchanged() if state.case is not None and state.case.remedy is not None:
+            return Step(replace(state, spent=state.spent[:-1], case=replace(state.case, remedy=None)), Rerun())
         case Approved(identity):
             same = identity == state.identity
             return Step(state if same else replace(state, identity=identity, windows={}, accepted=None, cleared={}))
     return Step(state)
+
+
+def resumed(state: State) -> State:
+    """After a restart: which variants are preferred ended with the agent, and so did what a case compares with. What
+    was tried stays tried; the remedy at hand may never have been applied, so nothing is learned of it.
+    """
+    return replace(state, cheaper=False, case=replace(state.case, remedy=None) if state.case else None)
 
 
 def _look(state: State, values: Values, rules: Rules) -> Step:
@@ -225,7 +239,7 @@ def _carry_on(state: State, case: Case, *, possible: bool, rules: Rules) -> Step
 
 def _close_well(state: State, case: Case, evidence: Evidence, *, changed: bool, rules: Rules) -> Step:
     """Nothing harmful is left."""
-    if case.tried:
+    if any(each.worked is not False for each in case.tried):
         cheaper = state.cheaper or any(each.remedy is Remedy.CHEAPER and each.worked for each in case.tried)
         windows = _without_history(state) if _changed_answers(case) else state.windows
         accepted = evidence.model if changed else None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edge_agent.sensors.network import ROUTES, metered
+from edge_agent.sensors.network import ROUTES, ROUTES6, metered
 from edge_agent.sensors.pressure import LOADS, cpu_pressure, free_memory, memory_pressure
 from edge_agent.sensors.rails import MONITOR, RAIL_FILE, module_power
 from edge_agent.sensors.raspberry import VOLTAGE_CHIP, VOLTAGE_FILE, held_back, under_voltage
@@ -15,7 +15,7 @@ from edge_agent.sensors.throttling import throttled
 from edge_agent.values import Quality, Telemetry
 
 CHIPS = "sys/class/hwmon"
-MACHINE_FILES = (*LOADS, ROUTES)
+MACHINE_FILES = (*LOADS, ROUTES, ROUTES6)
 CHIP_FILES = {**dict.fromkeys(CHIP_SENSORS, CHIP_FILE), MONITOR: RAIL_FILE, VOLTAGE_CHIP: VOLTAGE_FILE}
 NOWHERE = Snapshot("", {}, Quality.ABSENT, 0.0)
 

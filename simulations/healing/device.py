@@ -117,12 +117,12 @@ class SimulatedDevice:
     def prefer_usual(self) -> None:
         self.cheaper = False
 
-    def roll_back(self, reason: str) -> None:  # noqa: ARG002 - the port's
+    def roll_back(self, reason: str, identity: str) -> None:  # noqa: ARG002 - the port's
         self.broken = replace(self.broken, weights=None, adapter=None, file=None)
         self.rolled_back += 1
         self.mended |= {"weights", "adapter", "file"}
 
-    def answer_from(self, cache: HealedOutputs) -> None:
+    def answer_from(self, cache: HealedOutputs, identity: str) -> None:  # noqa: ARG002 - the port's
         self.cache = cache
 
     def ask_for_data(self, conditions: Sequence[int]) -> None:

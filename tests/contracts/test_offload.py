@@ -19,13 +19,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from edge_agent.config import AgentSettings, Learning, Offload
 from edge_agent.drivers import noised_samples, offload_folder
 from edge_agent.drivers.fog_http import public_text
+from edge_agent.drivers.forgetting import forget
 from edge_agent.drivers.learner_process import LearnerProcess
 from edge_agent.drivers.noised_samples import NOTHING_LEFT
-from edge_agent.drivers.offload_link import OffloadLink
+from edge_agent.drivers.offload_link import MAX_UNTOLD, OffloadLink
 from edge_agent.drivers.onnx_engine import load_release
 from edge_agent.drivers.sqlite_journal import SqliteJournal
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.ports import Job
+from edge_agent.selection import Everything, forgotten_in_words
 from edge_agent.values import Action, Decision, Fitted, NotFitted, Reason
 from learning_core.federation.accountant import Spending, epsilon
 from learning_core.federation.local_noise import cost
@@ -567,6 +569,74 @@ def test_a_fog_is_told_to_forget_what_a_person_wants_forgotten(device, job, fog)
     with link.halted():
         assert not list(fog.folder.glob("*/*/samples.safetensors"))
     outcome()
+
+
+def kept_by(fog):
+    """Which jobs the fog has samples of."""
+    return {path.parent.name for path in fog.folder.glob("*/*/samples.safetensors")}
+
+
+def begun_and_given_up(link, job):
+    """A job that was sent and did not end before its round did."""
+    assert isinstance(link.fit(dataclasses.replace(job, deadline_s=1.0), lambda: AWAY), NotFitted)
+
+
+def test_a_job_that_is_given_up_is_dropped_at_the_next_look_and_one_that_is_at_work_never(device, job, release, fog):
+    link = device.start()
+    fog.jobs._begin = lambda place, header: JobState(Standing.WORKING)  # for ever
+    begun_and_given_up(link, job)
+    assert len(kept_by(fog)) == len(device.journal.far_jobs()) == 1
+    outcome = _in_a_thread(lambda: link.fit(dataclasses.replace(job, name="next", deadline_s=2.0), lambda: AWAY))
+    while len(kept_by(fog)) < 2:
+        time.sleep(0.005)
+    link.look(release)
+    assert len(kept_by(fog)) == 2  # nothing is asked for while a job is at work
+    outcome()
+    link.look(release)
+    assert kept_by(fog) == set()
+    assert device.journal.far_jobs() == []
+
+
+def test_what_a_fog_that_is_away_has_of_earlier_jobs_is_told_to_the_person_and_dropped_when_it_is_back(
+    device, job, release, fog
+):
+    link = device.start()
+    working = fog.jobs._begin = lambda place, header: JobState(Standing.WORKING)
+    begun_and_given_up(link, job)
+    begun_and_given_up(link, dataclasses.replace(job, name="next"))
+    fog.kill()
+    with link.halted():
+        told = forget(Everything(), device.state, device.state / "spool", device.database)
+    assert told.untold == 2
+    assert "may still have samples of 2 jobs" in forgotten_in_words(dataclasses.asdict(told))
+    fog.start()
+    fog.jobs._begin = working
+    assert len(kept_by(fog)) == 2
+    device.start().look(release)
+    assert kept_by(fog) == set()
+    assert forget(Everything(), device.state, device.state / "spool", device.database).untold == 0
+
+
+def test_a_job_that_a_killed_device_left_goes_on_and_is_not_dropped_before(device, job, release, fog):
+    link = device.start()
+    fog.jobs._slice_steps = 1
+    outcome = _in_a_thread(lambda: link.fit(job, lambda: AWAY))
+    while fog.jobs.steps_taken == 0:
+        time.sleep(0.005)
+    device.start().look(release)
+    assert len(kept_by(fog)) == 1
+    assert outcome() == NotFitted("the agent is stopping")
+    assert isinstance(device.link.fit(job, lambda: AWAY), Fitted)
+    assert (kept_by(fog), device.journal.far_jobs()) == (set(), [])
+
+
+def test_a_fog_that_never_forgets_gets_no_further_job(device, job, fog):
+    link = device.start()
+    for number in range(MAX_UNTOLD):
+        device.journal.sent_away(number.to_bytes(32, "big"))
+    outcome = link.fit(job, lambda: AWAY)
+    assert "has not dropped" in outcome.reason
+    assert kept_by(fog) == set()
 
 
 def _in_a_thread(work):

@@ -49,7 +49,7 @@ def check_vital(agent, world, status):
 def check_counts(agent, world, status):
     """What is in the database alone."""
     if world.told("charged"):
-        today = agent._meter.spent(app._today())
+        today = agent._meter.spent(app.today())
         assert today.joules >= GIVEN["joules"], "energy of today was lost"
         assert today.bytes >= GIVEN["bytes"], "traffic of today was lost"
         assert status["inference"]["joules_today"] >= GIVEN["joules"], "what answers took today was lost"

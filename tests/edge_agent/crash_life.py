@@ -76,7 +76,7 @@ def install(agent, world, version):
 
 
 def pass_trials(agent):
-    while (trial := agent._upgrade.on_trial()) is not None:
+    for trial in agent._upgrade.trials():
         agent._upgrade.pass_trial(trial)
 
 
@@ -106,6 +106,7 @@ def observe(agent, world):
 
 def answer_round(agent, world, round_):
     """The fog asks; once it has the answer it may ask again, as fogs do."""
+    agent._count()
     agent._watch.look()
     release = agent._serving.served.release.version
     request = TrainRequest("fog-a", round_, ModelVersion(release), zero_adapter(), 2.0, 1.0, 0.5, 30.0)
@@ -120,7 +121,8 @@ def learn_personal(agent, world):
     """An adapter of this device alone is tried, is good, and is given up again."""
 
     def learn():
-        agent._upgrade.adopt_personal(agent._serving.served.release, good_adapter())
+        release = agent._serving.served.release
+        agent._upgrade.adopt_personal(release, good_adapter(), agent._upgrade.named(release)[0])
         pass_trials(agent)
         agent._operations()["rollback"]({"kind": "personal"})
 
@@ -158,8 +160,9 @@ def go_back_and_forth(agent, world):
 
 
 def charge(agent):
-    agent._diary.charge(app._today(), Cost(**GIVEN))
+    agent._diary.charge(app.today(), Cost(**GIVEN))
     agent._look()
+    agent._count()
     agent._answers._purse.spend(GIVEN["joules"])
     agent._answers._purse.look()
 

@@ -78,7 +78,9 @@ class World:
 class StandInLearner(LearnerProcess):
     """Learns at once; the job's folder is the real one."""
 
-    def _attempt(self, command, *_):
+    def _attempt(self, command, decision, _):
+        if (now := decision()).action is not Action.TRAIN:
+            return now
         checkpoint = Checkpoint(command.steps, good_adapter(), {})
         write_atomically(Path(command.folder) / CHECKPOINT, encode_checkpoint(checkpoint))
         return Progress(command.steps, 0.5, 10.0)

@@ -79,7 +79,7 @@ def read_everything(database):
     journal, memory, diary = SqliteJournal(database), SqliteMemory(database), SqliteDiary(database, 30.0)
     for round_ in range(1, ROUNDS + 1):
         journal.answer("fog-a", round_)
-    memory.samples(), memory.kept(), memory.places(), memory.threshold(), memory.newest(10), memory.arrivals()
+    memory.samples(), memory.kept(), memory.places(), memory.threshold(), memory.newest(10)
     diary.decisions(50), diary.spent(date(2026, 6, 1)), database.counts(), database.fact("paused")
     memory.store(kept(2), 1 << 20)
 

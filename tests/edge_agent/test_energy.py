@@ -76,7 +76,7 @@ class Processor:
     def __init__(self):
         self.use = Use()
 
-    def look(self, _):
+    def look(self, *_):
         return self.use
 
 
@@ -95,15 +95,15 @@ def test_a_day_is_charged_with_what_was_measured_and_the_source_is_named(meter):
     assert meter.source == "calibrated: 4 W for a busy core"
     meter._processor.use = Use(0.0, 0.0, 0.5)
     for _ in range(LEAST_READINGS):
-        meter.look(7, 0, TODAY, telemetry(rails(3.0)))
+        meter.look([7], 0, TODAY, telemetry(rails(3.0)))
     assert meter.spent(TODAY) == Cost()
     meter._processor.use = Use(0.5, 0.25, 0.5)
     for _ in range(13):
-        meter.look(7, 0, TODAY, telemetry(rails(8.0)))
+        meter.look([7], 0, TODAY, telemetry(rails(8.0)))
     assert meter.spent(TODAY).joules == 60.0  # 32.5 J, booked ahead in pieces of 30
     assert meter.source.startswith("measured: module power (VDD_IN)")
     assert meter.most_w == 5.0
-    meter.look(7, 0, TODAY, telemetry(BATTERY))
+    meter.look([7], 0, TODAY, telemetry(BATTERY))
     assert meter.source == "calibrated: 4 W for a busy core"
 
 

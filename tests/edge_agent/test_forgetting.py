@@ -116,6 +116,29 @@ def test_everything_leaves_no_byte_and_takes_in_again(device, release):
     assert device.memory.size() == 6
 
 
+def test_what_a_kill_left_half_written_goes_too_and_a_strangers_draft_stays(device):
+    (device.spool / "unsure").mkdir()
+    for folder in ("refused", "unsure"):
+        (device.spool / folder / ".odd.safetensors.draft").write_bytes(b"x" + device.sent.tobytes()[:999])
+    (device.spool / ".observed-1-2-3.safetensors.draft").write_bytes(b"x" + device.sent[6].tobytes())
+    (device.spool / ".camera.safetensors.draft").write_bytes(b"still being written")
+    device.forget(OneSample(7))
+    assert 6 not in device.traces()
+    assert [path.name for path in device.spool.rglob(".*")] == [".camera.safetensors.draft"]
+    (device.spool / ".observed-1-2-3.safetensors.draft").write_bytes(b"cut off")
+    assert device.forget(OneClass(5)).unread == [".observed-1-2-3.safetensors.draft"]
+
+
+def test_a_half_written_personal_adapter_is_forgotten_with_everything(device):
+    (device.state / "releases").mkdir()
+    draft = device.state / "releases" / ".1-abc.personal.draft"
+    draft.write_bytes(b"half")
+    device.forget(OneClass(5))
+    assert draft.exists()
+    device.forget(Everything())
+    assert not draft.exists()
+
+
 def test_what_was_evicted_long_ago_goes_with_the_rest(device):
     with device.database.transaction() as db:
         db.execute("DELETE FROM samples WHERE key <= 30")
@@ -131,7 +154,7 @@ def test_a_file_that_was_taken_in_and_not_removed_does_not_come_twice(device, re
         db.execute("INSERT INTO arrivals VALUES (?, ?)", ("000.safetensors", arrival.digest))
     device.forget(OneClass(5))
     assert not (device.spool / "000.safetensors").exists()
-    assert device.memory.arrivals() == []
+    assert device.database.rows("SELECT name FROM arrivals") == []
 
 
 def test_a_sample_in_a_refused_file_nobody_can_read_takes_the_file_with_it(device):

@@ -16,7 +16,7 @@ from edge_agent.drivers.sqlite_store import Database
 from edge_agent.serving import Serving
 from edge_agent.slots import BY_A_PERSON, MAX_STARTS, PERSONAL, RELEASE, SHARED
 from edge_agent.upgrade import Upgrade
-from learning_core.errors import ConfigError, DewfallError, Tampered
+from learning_core.errors import ConfigError, DewfallError, StateError, Tampered
 from learning_core.params import digest, scale
 from protos.state_folder import write_atomically
 
@@ -67,7 +67,7 @@ class Life:
         self.upgrade.step()
 
     def passes(self):
-        self.upgrade.pass_trial(self.upgrade.on_trial())
+        self.upgrade.pass_trial(self.upgrade.trials()[0])
 
     def draw(self):
         """What it answers, for comparing what is served."""
@@ -112,9 +112,9 @@ def test_a_shared_adapter_is_on_trial_then_good_and_a_person_goes_back_to_the_on
     base = life.draw()
     life.upgrade.adopt(life.release, first)
     with_first = life.draw()
-    assert life.upgrade.on_trial().kind == SHARED
+    assert life.upgrade.trials()[0].kind == SHARED
     life.passes()
-    assert life.upgrade.on_trial() is None
+    assert life.upgrade.trials() == ()
     life.upgrade.adopt(life.release, second)
     life.passes()
     assert life.upgrade.roll_back("it looks wrong") == "release 1 is served now, with its shared adapter"
@@ -160,7 +160,7 @@ def test_a_release_goes_back_with_what_was_learned_on_it_and_is_refused_until_a_
     drawn = life.draw()
     life.installs(2)
     gone = life.release.digest
-    assert life.upgrade.on_trial().kind == RELEASE
+    assert life.upgrade.trials()[0].kind == RELEASE
     assert life.upgrade.roll_back("a person", RELEASE) == "release 1 is served now, with its shared adapter"
     assert (life.draw() == drawn).all()
     assert "a person" in life.upgrade.announce(2, gone)
@@ -190,6 +190,20 @@ def test_an_agent_that_does_not_stay_up_with_something_new_goes_back_from_it(dev
     assert "did not stay up" in life.store.ban_on(digest(first))
 
 
+def test_an_agent_that_is_stopped_in_order_again_and_again_goes_on_with_its_trial(device, stand_in):
+    life, (first, *_) = device(), adapters(stand_in)
+    life.installs(1)
+    life.upgrade.adopt(life.release, first)
+    life.installs(2)
+    life.upgrade.adopt(life.release, first)
+    for _ in range(MAX_STARTS + 2):
+        life.upgrade.stopped()
+        life = device()
+        life.upgrade.restore()
+    assert [trial.kind for trial in life.upgrade.trials()] == [SHARED, RELEASE]
+    device().upgrade.stopped()  # with nothing served
+
+
 def test_an_adapter_whose_file_was_changed_is_left_for_the_one_before(device, stand_in):
     life, (first, second, _) = device(), adapters(stand_in)
     life.installs(1)
@@ -210,18 +224,23 @@ def test_a_personal_adapter_is_served_only_on_the_shared_one_it_was_proven_on(de
     life, (first, second, small) = device(), adapters(stand_in)
     life.installs(1)
     life.upgrade.adopt(life.release, first)
-    life.upgrade.adopt_personal(life.release, scale(small, 0.1))
-    assert life.upgrade.on_trial().kind == PERSONAL
+    life.upgrade.adopt_personal(life.release, scale(small, 0.1), digest(first))
+    assert life.upgrade.trials()[0].kind == PERSONAL
     together = life.draw()
     np.testing.assert_allclose(together[1].ravel(), 1.08 * stand_in.centres()[7], rtol=1e-5)
     life.upgrade.adopt(life.release, second)
     worn, personal = life.upgrade.worn(life.release)
     assert worn.personal is None
     assert digest(personal) == digest(scale(small, 0.1))
-    assert life.upgrade.on_trial().kind == SHARED
-    life.upgrade.adopt_personal(life.release, personal)
+    assert life.upgrade.trials()[0].kind == SHARED
+    life.upgrade.adopt_personal(life.release, personal, digest(second))
     np.testing.assert_allclose(life.draw()[1].ravel(), 0.98 * stand_in.centres()[7], rtol=1e-5)
-    assert life.upgrade.drop_personal() == "release 1 is served now, with its shared adapter"
+    assert not life.upgrade.adopt_personal(life.release, scale(first, 0.2), digest(first))  # that was exchanged
+    assert digest(life.upgrade.worn(life.release)[1]) == digest(personal)
+    life.installs(2)
+    life.upgrade.adopt_personal(life.release, personal, "")
+    assert life.upgrade.drop_personal() == "release 2 is served now, without an adapter"
+    life.upgrade.roll_back("a person", RELEASE)
     assert life.upgrade.worn(life.release)[1] is None
     assert not list((device.state / "releases").glob("*.personal"))
 
@@ -249,9 +268,9 @@ def a_day(life, stand_in):
         life.installs(1)
     for adapter in (first, second):
         life.upgrade.adopt(life.release, adapter)
-        if trial := life.upgrade.on_trial():
+        for trial in life.upgrade.trials():
             life.upgrade.pass_trial(trial)
-    life.upgrade.adopt_personal(life.release, scale(third, 0.1))
+    life.upgrade.adopt_personal(life.release, scale(third, 0.1), life.upgrade.named(life.release)[0])
     life.upgrade.adopt(life.release, third)
     life.upgrade.roll_back("a fault")
     life.upgrade.drop_personal()
@@ -259,7 +278,7 @@ def a_day(life, stand_in):
         life.installs(2)
     life.upgrade.adopt(life.release, first)
     life.upgrade.roll_back("a fault")
-    if life.upgrade.on_trial():
+    if life.upgrade.trials():
         life.upgrade.roll_back("a fault", RELEASE)
 
 
@@ -296,11 +315,11 @@ def test_a_person_goes_back_without_a_running_agent(device, stand_in):
     life, (first, *_) = device(), adapters(stand_in)
     life.installs(1)
     life.upgrade.adopt(life.release, first)
-    life.upgrade.adopt_personal(life.release, first)
+    life.upgrade.adopt_personal(life.release, first, digest(first))
     life.installs(2)
     device.end()
     assert roll_back_without_agent(None, device.state) == "release 1 will be served"
-    assert roll_back_without_agent(PERSONAL, device.state) == "the personal adapter is gone"
+    assert roll_back_without_agent(PERSONAL, device.state) == "the personal adapter is gone, of every release"
     assert roll_back_without_agent(None, device.state) == "release 1 will be served with no shared adapter"
     with pytest.raises(DewfallError, match="no earlier release"):
         roll_back_without_agent(RELEASE, device.state)
@@ -309,6 +328,63 @@ def test_a_person_goes_back_without_a_running_agent(device, stand_in):
     assert (life.release.version, life.serving.served.adapted) == (1, False)
     assert len(life.upgrade.standing()["bans"]) == 2
     json.dumps(life.upgrade.standing())
+
+
+def test_without_an_agent_too_a_personal_adapter_that_is_not_served_is_not_gone_back_from(device, stand_in):
+    life, (first, second, _) = device(), adapters(stand_in)
+    life.installs(1)
+    life.upgrade.adopt_personal(life.release, first, "")
+    life.upgrade.adopt(life.release, second)
+    device.end()
+    assert roll_back_without_agent(None, device.state) == "release 1 will be served with no shared adapter"
+    assert [ban["digest"] for ban in device().store.bans()] == [digest(second)]
+
+
+def test_what_was_stored_is_served_though_its_second_copy_could_not_be_written(device, stand_in, monkeypatch):
+    life, (first, second, _) = device(), adapters(stand_in)
+    life.installs(1)
+    for adapter in (first, second):
+        life.upgrade.adopt(life.release, adapter)
+        life.passes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(life.database._copy, "append", full)
+    with pytest.raises(StateError, match="cannot be used"):
+        life.upgrade.roll_back("it looks wrong")
+    monkeypatch.undo()
+    assert digest(life.upgrade.worn(life.release)[0].shared) == digest(first)
+    np.testing.assert_allclose(life.draw()[1].ravel(), stand_in.centres()[7], rtol=1e-5)
+    monkeypatch.setattr(life.database._copy, "append", full)
+    with pytest.raises(StateError, match="cannot be used"):
+        life.installs(2)
+    assert life.release.version == 2
+
+
+def test_what_somebody_looked_at_is_gone_back_from_and_nothing_else(device, stand_in):
+    life, (first, second, _) = device(), adapters(stand_in)
+    life.installs(1)
+    life.upgrade.adopt(life.release, first)
+    seen = life.serving.served.identity
+    life.upgrade.reverify()
+    assert life.serving.served.identity == seen
+    life.upgrade.adopt(life.release, second)
+    with pytest.raises(DewfallError, match="exchanged meanwhile"):
+        life.upgrade.roll_back("healing found: model", None, seen)
+    assert (life.serving.served.adapted, life.store.bans()) == (True, [])
+    life.upgrade.roll_back("healing found: model", None, life.serving.served.identity)
+    assert [ban["digest"] for ban in life.store.bans()] == [digest(second)]
+
+
+def test_what_was_learned_while_its_release_was_verified_again_is_served(device, stand_in):
+    life, (first, *_) = device(), adapters(stand_in)
+    life.installs(1)
+    before = life.release
+    life.upgrade.reverify()
+    assert life.upgrade.adopt(before, first)
+    assert life.serving.served.adapted
+    assert life.release is not before
 
 
 def test_a_folder_without_an_agents_state_is_named(tmp_path):

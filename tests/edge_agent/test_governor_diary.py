@@ -63,9 +63,9 @@ def test_a_day_keeps_its_cost_over_midnight_a_restart_and_a_clock_set_back(diary
 
 def test_traffic_is_owed_at_once_and_written_down_in_pieces(diary):
     meter = Meter(diary, ProcessorTime(), Limits())
-    meter.look(None, BYTES_AT_ONCE - 1, TODAY)
+    meter.look([], BYTES_AT_ONCE - 1, TODAY)
     assert (meter.spent(TODAY).bytes, diary.spent(TODAY).bytes) == (BYTES_AT_ONCE - 1, 0)
-    meter.look(None, BYTES_AT_ONCE + 9, TODAY)
+    meter.look([], BYTES_AT_ONCE + 9, TODAY)
     assert meter.spent(TODAY) == diary.spent(TODAY) == Cost(bytes=BYTES_AT_ONCE + 9)
 
 
@@ -75,7 +75,7 @@ def test_energy_that_could_not_be_written_down_is_still_counted(diary, database,
     database.close()
     now_s[0] = 10.0
     with pytest.raises(StateError):
-        meter.look(7, 0, TODAY)
+        meter.look([7], 0, TODAY)
     assert meter.use.core_s == 10.0  # a child that has ended already counts as if it had used a whole core
     assert meter._owed == Cost(60.0)
 
@@ -97,6 +97,23 @@ def test_a_process_counts_from_its_beginning_and_then_by_what_it_has_added(tmp_p
     now_s[0] += 3.0
     assert processor.look(None) == Use(3.0, 1 / cores, 3.0)
     assert processor.look(None) == Use()
+
+
+def test_two_processes_are_charged_together_also_when_one_of_them_only_lingers(tmp_path):
+    now_s, hertz = [0.0], os.sysconf("SC_CLK_TCK")
+    processor = ProcessorTime(tmp_path, lambda: now_s[0])
+
+    def uses(**ticks):
+        for name, used in ticks.items():
+            (tmp_path / name[1:]).mkdir(exist_ok=True)
+            (tmp_path / name[1:] / "stat").write_text(f"{name[1:]} (a) S {'0 ' * 10}{used} 0 0 0\n")
+        now_s[0] += 2.0
+        return processor.look(*(int(name[1:]) for name in ticks)).core_s
+
+    assert uses(p7=hertz) == 1.0
+    assert uses(p7=hertz, p8=2 * hertz) == 2.0
+    assert uses(p7=hertz, p8=3 * hertz) == 1.0
+    assert uses(p8=3 * hertz) == 2.0  # the other has ended: as if it had used a whole core
 
 
 def test_a_database_of_an_older_dewfall_is_brought_up_to_date_and_keeps_what_it_holds(tmp_path):

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_agent import healer as healer_module
 from edge_agent.drivers.healing_loop import HealingLoop, Pacer
+from edge_agent.drivers.overhead import measure_pair
 from edge_agent.drivers.serving_hands import ServingHands
 from edge_agent.drivers.sqlite_incidents import SqliteIncidents
 from edge_agent.drivers.sqlite_store import Database
@@ -18,7 +20,7 @@ from edge_agent.healing.incident import Incident, Outcome, Tried
 from edge_agent.healing.loop import Rules, State
 from edge_agent.healing.playbook import Remedy
 from edge_agent.healing.signals import Signal
-from edge_agent.reruns import approve
+from edge_agent.reruns import approve, evidence
 from edge_agent.serving import Serving, served_with
 from learning_core.errors import DewfallError, Tampered
 from learning_core.federation.lora_algebra import serving_inputs
@@ -29,7 +31,7 @@ class Models:
     """What `Upgrade` does, on one release that can be loaded anew."""
 
     def __init__(self, serving, release):
-        self.serving, self.release, self.calls, self.name = serving, release, [], "first"
+        self.serving, self.release, self.calls = serving, release, []
 
     def reverify(self):
         self.calls.append("reverify")
@@ -37,14 +39,10 @@ class Models:
             raise Tampered("the student is not what the manifest says")
         self.serving.serve(served_with(self.release, None))
 
-    def roll_back(self, reason):
+    def roll_back(self, reason, kind, identity):
         self.calls.append("roll_back")
-        self.name = "before"
         self.serving.serve(served_with(self.release, None))
         return "release 1 is served now"
-
-    def standing(self):
-        return {"release": {"good": self.name, "trial": None}, "bans": []}
 
 
 class Gone:
@@ -52,6 +50,9 @@ class Gone:
 
     def __init__(self, inner):
         self.inner = inner
+
+    def adapted(self, inputs):
+        return type(self)(self.inner.adapted(inputs))
 
     def embed(self, features):
         return self.inner.embed(features)
@@ -139,7 +140,7 @@ def test_a_changed_file_is_found_without_any_answer_and_gone_back_from(device):
     data = student.read_bytes()
     student.write_bytes(b"rubbish")
     assert not hands.files_sound()
-    models.roll_back = lambda reason: student.write_bytes(data)
+    models.roll_back = lambda *_: student.write_bytes(data)
     found = watching.tick()
     assert (found[0].causes, found[0].outcome) == ((Cause.CORRUPT,), Outcome.HEALED)
     assert [each.remedy for each in found[0].tried] == [Remedy.REVERIFY, Remedy.ROLL_BACK]
@@ -207,7 +208,7 @@ def test_healed_outputs_answer_their_conditions_and_the_student_the_others(devic
     centroids = np.eye(10, 8, dtype=np.float32)
     output = np.full((1, *release.sample_shape), 0.25, np.float32)
     before = serving.answer([1], 5)
-    hands.answer_from(HealedOutputs(centroids[:1], output, centroids, 0.9))
+    hands.answer_from(HealedOutputs(centroids[:1], output, centroids, 0.9), serving.served.identity)
     assert np.array_equal(serving.answer([0], 5), output)
     assert np.array_equal(serving.answer([1], 5), before)
     assert hands.standing().cache.conditions() == {0}
@@ -286,3 +287,42 @@ def test_a_remedy_nobody_knows_cannot_be_switched_off():
 
     with pytest.raises(ValidationError):
         HealingSettings(off=["pray"])
+
+
+def test_healed_outputs_of_a_student_that_was_exchanged_are_not_given(device, release):
+    serving, _, hands, _, _ = device
+    outputs = HealedOutputs(np.eye(1, 8, dtype=np.float32), np.zeros((1, *release.sample_shape), np.float32), None, 0.9)
+    before = serving.served
+    serving.serve(replace(before, adapter="another"))
+    with pytest.raises(DewfallError, match="another student"):
+        hands.answer_from(outputs, before.identity)
+    assert not isinstance(serving.served.engine, HealedEngine)
+
+
+def test_what_came_after_the_evidence_is_looked_at_and_not_gone_back_from(device, monkeypatch):
+    serving, models, _, _, _ = device
+    watching = healer(device, off=frozenset({Remedy.REVERIFY}))
+    ticks(watching, serving, 3)
+    sound = serving.served
+    spoil(serving)
+
+    def then_exchanged(*arguments):
+        found = evidence(*arguments)
+        serving.serve(replace(sound, adapter="another"))
+        return found
+
+    monkeypatch.setattr(healer_module, "evidence", then_exchanged)
+    found = ticks(watching, serving, 3, seed=1)
+    assert models.calls == []
+    assert [(each.outcome, each.tried) for each in found] == [(Outcome.PASSED, ())]
+    assert watching.state.spent == ()
+
+
+def test_overhead_is_measured_on_the_student_and_not_on_healed_outputs(device, release):
+    serving, _, hands, _, _ = device
+    centroids = np.eye(10, 8, dtype=np.float32)
+    output = np.full((1, *release.sample_shape), 0.25, np.float32)
+    hands.answer_from(HealedOutputs(centroids[:1], output, centroids, 0.9), serving.served.identity)
+    assert measure_pair(serving, 1, 3).bare_ms > 0
+    with pytest.raises(DewfallError, match="healed outputs answer condition 0"):
+        measure_pair(serving, 0, 3)

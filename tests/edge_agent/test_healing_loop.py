@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edge_agent.healing.diagnosis import Cause, Evidence, Exam
 from edge_agent.healing.incident import Incident, Outcome
-from edge_agent.healing.loop import Apply, Approved, Caps, Done, Rerun, Rules, State, Ticked, heal
+from edge_agent.healing.loop import Apply, Approved, Caps, Done, Exchanged, Rerun, Rules, State, Ticked, heal, resumed
 from edge_agent.healing.playbook import Record, Remedy, learned, ranked
 from edge_agent.healing.saved import restore, snapshot
 from edge_agent.healing.signals import Signal
@@ -182,21 +182,34 @@ def test_another_release_is_not_measured_by_the_one_before():
     assert heal(state, Approved("two"), RULES).state.windows == {}
 
 
-def test_an_agent_that_ended_in_the_middle_looks_whether_the_remedy_helped():
-    state = restore(json.loads(json.dumps(snapshot(told(opened(), MODEL).state))))
-    assert state.case.remedy is Remedy.REVERIFY
+def test_an_agent_that_ended_in_the_middle_looks_again_and_credits_nothing():
+    kept = restore(json.loads(json.dumps(snapshot(told(opened(), MODEL).state))))
+    assert kept.case.remedy is Remedy.REVERIFY
+    state = resumed(replace(kept, cheaper=True))
+    assert (state.case.remedy, state.cheaper) == (None, False)
     assert heal(state, Ticked(FINE), RULES).wanted == Rerun()
-    assert told(state, Ticked(FINE), SOUND).incident.outcome is Outcome.HEALED
+    step = told(state, Ticked(FINE), SOUND)  # what was loaded anew is compared with itself
+    assert step.incident.outcome is Outcome.PASSED
+    assert step.state.playbook == {}
+    assert told(state, Ticked(FINE), MODEL).wanted == Apply(Remedy.REVERIFY, Cause.MODEL)
+
+
+def test_what_was_exchanged_before_the_remedy_is_looked_at_anew_and_the_remedy_is_not_spent():
+    wanted = told(opened(), MODEL)
+    step = heal(wanted.state, Exchanged(), RULES)
+    assert (step.wanted, step.state.case.tried, step.state.spent) == (Rerun(), (), ())
+    assert told(step.state, SOUND).incident.outcome is Outcome.PASSED
 
 
 def test_news_that_nobody_asked_for_changes_nothing():
     state = lived(State(), 8)
     assert heal(state, MODEL, RULES).state == state
     assert heal(state, Done(possible=True), RULES).state == state
+    assert heal(state, Exchanged(), RULES).state == state
 
 
 NEWS = st.sampled_from(
-    [Ticked(FINE), Ticked(PROBED), SOUND, MODEL, SAMPLER, HARMLESS, THROTTLED, Done(True), Done(False)]
+    [Ticked(FINE), Ticked(PROBED), SOUND, MODEL, SAMPLER, HARMLESS, THROTTLED, Done(True), Done(False), Exchanged()]
 )
 
 

@@ -4,6 +4,7 @@ import http.client
 import json
 import socket
 import stat
+import threading
 import time
 
 import numpy as np
@@ -196,6 +197,36 @@ def test_a_slow_caller_is_cut_off_and_a_crowd_is_told_to_come_again(door, monkey
             return
         time.sleep(0.02)
     pytest.fail("no place became free")
+
+
+def test_one_large_body_at_a_time_is_a_tree_in_memory_and_nobody_with_a_small_one_waits_for_it():
+    at_once, most, gate = [], [], threading.Event()
+
+    def observe(header):
+        at_once.append(len(header["observations"]))
+        most.append(len(at_once))
+        gate.wait(10)
+        at_once.pop()
+        return {"done": 0, "taken": 0, "refused": [], "wait": None}, b""
+
+    door = HttpDoor("127.0.0.1:0", {"observe": observe, "status": lambda _: ({}, b"")}, None)
+    large = {"observations": [[]] * 20_000}
+    callers = [
+        threading.Thread(target=lambda: ask(door, "POST", "/v1/observe", large, token=None))
+        for _ in range(MAX_CALLERS - 2)
+    ]
+    for caller in callers:
+        caller.start()
+    while not most:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    assert len(most) == 1
+    assert ask(door, "GET", "/v1/status", token=None)[0] == 200
+    gate.set()
+    for caller in callers:
+        caller.join()
+    assert (len(most), max(most)) == (MAX_CALLERS - 2, 1)
+    door.close()
 
 
 REQUESTS = st.one_of(

@@ -68,7 +68,7 @@ def test_files_are_taken_in_by_name_and_are_gone_afterwards(device):
     assert device.take_in().arrival.name == "b.safetensors"
     assert device.take_in() is None
     assert device.files() == []
-    assert device.memory.arrivals() == []
+    assert device.database.rows("SELECT name FROM arrivals") == []
 
 
 def test_what_is_kept_is_what_came_with_its_embedding(device):

@@ -106,6 +106,14 @@ def test_a_learner_that_cannot_be_put_into_its_group_is_not_said_to_be_there(tmp
         learner.close()
 
 
+def test_a_learner_has_the_memory_of_its_group_for_itself(tmp_path):
+    for name in ("cgroup.procs", "cgroup.kill"):
+        (tmp_path / name).write_text("")
+    assert LearnerGroup(tmp_path, "here").take(4321)
+    assert (tmp_path / "cgroup.kill").read_text() == "1"  # the kernel then ends who is still in it
+    assert (tmp_path / "cgroup.procs").read_text() == "4321"
+
+
 def test_a_root_without_any_cgroup_says_so(tmp_path):
     assert open_group(tmp_path, 512).says == "no cgroup of its own: this kernel has no cgroup v2"
 

@@ -10,8 +10,8 @@ from edge_agent.drivers.sqlite_memory import SqliteMemory
 from edge_agent.drivers.sqlite_slots import SqliteSlots
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.fitting import student
-from edge_agent.guard import Guard
-from edge_agent.personal import A_ROUND, Personal
+from edge_agent.guard import Guard, Hold
+from edge_agent.personal import A_ROUND, AGAIN_S, Personal
 from edge_agent.selection import Everything
 from edge_agent.serving import Serving
 from edge_agent.slots import PERSONAL
@@ -36,12 +36,14 @@ class StandInTrainer:
     def fit(self, job, decision):
         self.jobs.append(job)
         self.asked.append(decision())
+        if self.asked[-1].action not in LEARNING:
+            return NotFitted(self.asked[-1].sentence)
         return self.change if isinstance(self.change, NotFitted) else Fitted(add(job.shared, self.change), 60, 0.5, 1.5)
 
 
 class Device:
     def __init__(self, state, key, change):
-        self.state, self.decision, self.at_work, self.arrivals = state, GO, False, 0
+        self.state, self.decision, self.at_work, self.arrivals, self.now_s = state, GO, False, 0, 0.0
         self.database = Database(state / "agent.db")
         self.memory, self.journal = SqliteMemory(self.database), SqliteJournal(self.database)
         self.serving, self.trainer = Serving(), StandInTrainer(change)
@@ -59,6 +61,7 @@ class Device:
             lambda: self.decision,
             lambda: self.at_work,
             MIN_NEW,
+            lambda: self.now_s,
         )
 
     def keep(self, count):
@@ -91,7 +94,7 @@ def test_a_personal_adapter_is_the_change_on_top_of_the_shared_one_and_on_trial(
     device.upgrade.adopt(device.release, stand_in.good_adapter())
     device.personal.step()
     np.testing.assert_allclose(device.worn.personal["label_rows"], 0.1 * stand_in.centres()[5:], rtol=1e-5)
-    assert device.upgrade.on_trial().kind == PERSONAL
+    assert device.upgrade.trials()[0].kind == PERSONAL
     drawn = device.serving.answer([7], seed=1)
     np.testing.assert_allclose(drawn.ravel(), 1.1 * stand_in.centres()[7], rtol=1e-5)
 
@@ -218,3 +221,69 @@ def velocity(engine, model):
     with torch.no_grad():
         wanted = model(torch.from_numpy(noise), torch.zeros(6), torch.from_numpy(asked)).numpy()
     return float(np.abs(engine.generate(noise, asked, 1, 1.0) - noise - wanted).max())
+
+
+def test_one_whose_shared_adapter_was_left_meanwhile_is_not_served_and_learned_anew(device, stand_in):
+    device.upgrade.adopt(device.release, stand_in.good_adapter())
+    fit = device.trainer.fit
+
+    def with_a_rollback(job, decision):
+        if len(device.trainer.jobs) == 0:
+            device.upgrade.roll_back("a person")
+        return fit(job, decision)
+
+    device.trainer.fit = with_a_rollback
+    device.personal.step()
+    assert device.upgrade.worn(device.release) == (Worn(), None)
+    assert "personal.learned" not in device.database.counts()
+    device.personal.step()
+    assert device.worn.personal is not None
+    assert device.database.counts()["personal.learned"] == 1
+
+
+def test_one_learned_while_its_release_was_verified_again_is_served(device):
+    fit = device.trainer.fit
+
+    def meanwhile(job, decision):
+        device.upgrade.reverify()
+        return fit(job, decision)
+
+    device.trainer.fit = meanwhile
+    device.personal.step()
+    assert device.worn.personal is not None
+
+
+def test_one_that_is_only_held_stays_on_the_disk_and_is_tried_again_later(device, stand_in, monkeypatch):
+    device.personal.step()
+    personal = device.worn.personal
+    device.upgrade.adopt(device.release, stand_in.good_adapter())
+    device.trainer.change = NotFitted("it is too hot")
+    looks = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Guard, "check", lambda *_: looks.append(1) or Hold(None, ("it takes 2 times as long",)))
+        for _ in range(3):
+            device.personal.step()
+    assert len(looks) == 1
+    assert digest(device.upgrade.worn(device.release)[1]) == digest(personal)
+    device.now_s += AGAIN_S
+    device.personal.step()
+    assert digest(device.worn.personal) == digest(personal)
+
+
+def test_where_nothing_is_new_no_sample_and_no_adapter_is_read(device, monkeypatch):
+    device.personal.step()
+    for owner, name in ((device.memory, "samples"), (device.upgrade, "worn")):
+        monkeypatch.setattr(owner, name, lambda: pytest.fail("it was read"))
+    for _ in range(3):
+        device.personal.step()
+
+
+def test_after_all_was_forgotten_enough_new_samples_are_enough_and_no_key_comes_again(device):
+    device.personal.step()
+    newest = device.memory.newest(1)[0]["key"]
+    forget(Everything(), device.state, device.state / "spool", device.database)
+    device.upgrade.drop_personal()
+    device.keep(MIN_NEW)
+    assert device.memory.newest(MIN_NEW)[0]["key"] == newest + 1
+    device.personal.step()
+    assert len(device.trainer.jobs) == 2

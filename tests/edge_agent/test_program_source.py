@@ -99,6 +99,19 @@ def test_one_that_never_listens_is_ended_with_what_it_started(start, tmp_path):
     wait_for(lambda: _is_gone(grandchild))
 
 
+def test_one_that_dies_is_told_and_started_again_although_what_it_started_lives(start, tmp_path):
+    program = start(f"""
+        import os, pathlib, signal, subprocess
+        def items(context):
+            child = subprocess.Popen(["sleep", "60"])
+            pathlib.Path({str(tmp_path)!r}, "pids").write_text(str(child.pid))
+            os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    wait_for(lambda: "ended with -9" in program.describe()["trouble"], 10.0)
+    assert _is_gone(int((tmp_path / "pids").read_text()))
+    wait_for(lambda: not any(each.name == "first life" for each in threading.enumerate()))
+
+
 def test_it_knows_no_secret_of_the_agents_environment(start, tmp_path, monkeypatch):
     monkeypatch.setenv("DEWFALL_EDGE__FOG__TOKEN", "secret")
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/x")

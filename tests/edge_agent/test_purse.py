@@ -3,23 +3,11 @@ import math
 
 from hypothesis import given
 from hypothesis import strategies as st
+from paper import Paper
 
 from edge_agent.purse import Purse
 
 MONDAY, TUESDAY = datetime.date(2026, 1, 5), datetime.date(2026, 1, 6)
-
-
-class Paper:
-    """Facts in memory."""
-
-    def __init__(self):
-        self.facts, self.writes = {}, 0
-
-    def fact(self, name):
-        return self.facts.get(name)
-
-    def set_fact(self, name, value):
-        self.facts[name], self.writes = dict(value), self.writes + 1
 
 
 class Calendar:

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from fog_aggregator.drivers import held_pulls
 from fog_aggregator.drivers.device_routes import DeviceRoutes
 from fog_aggregator.drivers.flower_superlink import EmbeddedSuperlink
 from fog_aggregator.drivers.journal_file import JournalFile
@@ -30,6 +31,7 @@ from protos.learner_records import CHECKPOINT, decode_checkpoint
 from protos.state_folder import write_atomically
 
 pytestmark = pytest.mark.system
+PATIENCE_S = 120.0  # a learner stands back for whatever else a machine does; on a busy one, starting takes long too
 LEARNING = """
             [learning]
             steps = 24
@@ -61,14 +63,14 @@ class Site:
         return self.superlink.enroll(key, name)
 
     def wait_online(self):
-        until = time.monotonic() + 30
+        until = time.monotonic() + PATIENCE_S
         while not self.superlink.online():
             assert time.monotonic() < until
             time.sleep(0.1)
         (node,) = self.superlink.online()
         return node
 
-    def ask(self, kind, content, timeout_s=60.0):
+    def ask(self, kind, content, timeout_s=PATIENCE_S):
         """Push to the device and wait for its reply."""
         (message_id,) = self.superlink.push(kind, {self.wait_online(): content}, timeout_s)
         until = time.monotonic() + timeout_s
@@ -82,7 +84,7 @@ class Site:
         return decode_device_status(self.ask(QUERY_STATUS, encode_status_query(StatusQuery("fog-a", 1, ""))))
 
     def request(self, round_):
-        request = TrainRequest("fog-a", round_, ModelVersion(1), zeros(self.shapes), 0.5, 0.5, 0.5, 60.0)
+        request = TrainRequest("fog-a", round_, ModelVersion(1), zeros(self.shapes), 0.5, 0.5, 0.5, PATIENCE_S)
         return encode_train_request(request)
 
     def train(self, round_):
@@ -100,7 +102,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path, certificate, stand_in, flow_folder):
+def site(tmp_path, certificate, stand_in, flow_folder, monkeypatch):
+    monkeypatch.setattr(held_pulls, "OFFLINE_AFTER_HANG_UP_S", PATIENCE_S)
     site = Site(tmp_path, certificate, stand_in, flow_folder)
     rng = np.random.default_rng(0)
     tensors = {
@@ -109,7 +112,9 @@ def site(tmp_path, certificate, stand_in, flow_folder):
     }
     write_atomically(site.machine.spool / "a.safetensors", encode_tensors(tensors))
     site.machine.start()
-    site.machine.wait_for(lambda now: now["decisions"]["now"]["reason"] == "ready" and now["samples"]["seen"] == 60)
+    site.machine.wait_for(
+        lambda now: now["decisions"]["now"]["reason"] == "ready" and now["samples"]["seen"] == 60, PATIENCE_S
+    )
     yield site
     site.close()
 
@@ -150,7 +155,7 @@ def test_heat_in_the_middle_of_training_kills_the_learner_and_declines_the_round
     while not site.step():
         time.sleep(0.02)
     site.machine.heat(80.0)
-    asked.join(30)
+    asked.join(PATIENCE_S)
     assert isinstance(replies[0], Declined)
     assert "80.0 °C" in replies[0].reason
     now = site.machine.status()

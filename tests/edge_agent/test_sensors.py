@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edge_agent.sensors.device import MACHINE_FILES, Look, telemetry_of
-from edge_agent.sensors.network import ROUTES, metered, parse_metered, parse_way_out
+from edge_agent.sensors.network import ROUTES, ROUTES6, metered, parse_metered, parse_way_out, parse_way_out6
 from edge_agent.sensors.pressure import (
     cpu_pressure,
     free_memory,
@@ -200,6 +200,27 @@ def test_the_way_out_is_the_cheapest_default_route_that_is_up():
     assert parse_way_out("") is None
 
 
+def route6(interface, destination="0" * 32, length="00", metric="00000400", flags="00450003"):
+    source, hop = f"{'0' * 32} 00", "fe80".ljust(32, "0")
+    return f"{destination} {length} {source} {hop} {metric} 00000001 00000000 {flags} {interface:>8}\n"
+
+
+NOWHERE6 = route6("lo", metric="ffffffff", flags="00200200")  # what every kernel has at the end
+
+
+def test_where_only_ipv6_leads_out_the_way_is_found_there():
+    lan = route6("eth0", destination="fd00".ljust(32, "0"), length="40", metric="00000100")
+    assert parse_way_out6(lan + route6("wlan0", metric="00000401") + route6("wwan0") + NOWHERE6) == "wwan0"
+    assert parse_way_out6(lan + NOWHERE6) is None
+    assert parse_way_out6(route6("wwan0") + "0000 00") == "wwan0"  # cut off
+    phone = {ROUTES: ROUTE_HEAD, ROUTES6: route6("rmnet0") + NOWHERE6}
+    assert metered(files(phone), None).value == 1.0
+    assert metered(files({ROUTES6: phone[ROUTES6]}), None).value == 1.0
+    assert metered(files(phone | {ROUTES: ROUTE_HEAD + route("wlan0")}), None).quality is Quality.ABSENT
+    told = files({"output": "GENERAL.DEVICE:rmnet0\nGENERAL.METERED:no\n"})
+    assert metered(files(phone), told).value == 0.0
+
+
 def test_network_manager_tells_of_each_interface_unless_it_does_not_know():
     told = "GENERAL.DEVICE:wlan0\nGENERAL.IP-IFACE:wlan0\nGENERAL.METERED:no (guessed)\n\n"
     modem = "GENERAL.DEVICE:cdc-wdm0\nGENERAL.IP-IFACE:wwan0\nGENERAL.METERED:yes\n\n"
@@ -231,10 +252,12 @@ def test_a_program_that_refuses_or_a_device_without_a_way_out_tells_nothing():
     assert metered(files({ROUTES: ROUTE_HEAD + "a b c d e f g h\n"}), None).quality is Quality.ABSENT
 
 
-@given(st.text() | st.lists(st.sampled_from([ROUTE_HEAD, route("a"), "\t", "0", "ff", " x"])).map("".join))
+@given(st.text() | st.lists(st.sampled_from([ROUTE_HEAD, route("a"), route6("a"), "\t", "0", "ff", " x"])).map("".join))
 def test_no_table_of_routes_breaks_the_reader(text):
     with contextlib.suppress(ValueError):
         assert parse_way_out(text) is None or isinstance(parse_way_out(text), str)
+    with contextlib.suppress(ValueError):
+        assert parse_way_out6(text) is None or isinstance(parse_way_out6(text), str)
 
 
 SCRAPS = st.sampled_from(

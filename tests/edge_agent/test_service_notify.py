@@ -10,6 +10,7 @@ import pytest
 
 from edge_agent.app import Agent
 from edge_agent.drivers.service_notify import ALIVE, READY, tell_service_manager
+from edge_agent.loops import Loops
 
 
 @pytest.fixture(params=["a path", "an abstract name"])
@@ -58,17 +59,14 @@ class Device:
     def __init__(self, look):
         self.stop = threading.Event()
         self._watch = SimpleNamespace(look=look)
-        self._learner = SimpleNamespace(rest=lambda: None, pid=None)
-        self._meter = SimpleNamespace(look=lambda *_: None)
-        self._link, self._http = SimpleNamespace(traffic=lambda: (0, 0)), SimpleNamespace(received=lambda: 0)
 
     def watched_for(self, seconds, release=lambda: None):
-        thread = threading.Thread(target=lambda: Agent._repeat(self, lambda: Agent._look(self), 0.005))
-        thread.start()
+        loops = Loops(self.stop)
+        loops.start("watch", lambda: Agent._look(self), 0.005)
         time.sleep(seconds)
         self.stop.set()
         release()
-        thread.join(5)
+        loops.join(5)
 
 
 def test_a_watch_loop_that_hangs_says_nothing_more(manager):
@@ -84,7 +82,7 @@ def test_a_watch_loop_that_hangs_says_nothing_more(manager):
 
 
 def test_a_watch_loop_whose_looks_fail_is_alive(manager, monkeypatch):
-    monkeypatch.setattr("edge_agent.app.RETRY_S", 0.005)
+    monkeypatch.setattr("edge_agent.loops.RETRY_S", 0.005)
 
     def look():
         raise OSError("the disk is full")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from paper import Paper
 
 from edge_agent.appraisal import FACT, Appraiser, appraise
 from edge_agent.drivers.onnx_engine import load_release
@@ -12,7 +13,7 @@ from edge_agent.purse import Purse
 from edge_agent.router import Measured, Needs
 from edge_agent.serving import NO_FOG, RECENT, NothingServed, Serving, Unmet, served_with
 from edge_agent.status import describe_variants, variant_in_words
-from learning_core.errors import Malformed
+from learning_core.errors import DewfallError, Malformed
 from learning_core.federation.lora_algebra import serving_inputs
 from protos.release import Variant, usual, verify_release
 
@@ -22,17 +23,6 @@ WAYS = (
     Variant("strong", "student.onnx", 4, 1.5),
     Variant("fog_teacher", "fog:teacher", 10, 1.0),
 )
-
-
-class Paper:
-    def __init__(self):
-        self.facts = {}
-
-    def fact(self, name):
-        return self.facts.get(name)
-
-    def set_fact(self, name, value):
-        self.facts[name] = value
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +180,7 @@ def test_what_is_served_is_appraised_once_also_over_a_restart(ways, serving, sta
     appraiser.step()
     appraiser.step()
     assert again.table() == first
-    paper.facts[FACT] = {"release": "another", "adapter": "", "variants": []}
+    paper.set_fact(FACT, {"release": "another", "adapter": "", "variants": []})
     with pytest.raises(AssertionError, match="measured again"):
         Appraiser(again, paper, 6.0, broken, broken).step()
 
@@ -243,3 +233,14 @@ def test_the_table_is_told_with_null_for_what_is_not_known(serving):
     assert "quality 1.000, 10.00 ms" in lines[0]
     assert "not measured yet" in lines[1]
     assert NO_FOG in lines[3]
+
+
+def test_what_is_served_is_amended_only_while_it_is_served(serving):
+    before = serving.served
+    serving.serve(replace(before))
+    with pytest.raises(DewfallError, match="exchanged meanwhile"):
+        serving.amend(before, replace(before, variants=()))
+    assert serving.served.variants == before.variants
+    now = serving.served
+    serving.amend(now, replace(now, variants=now.variants[:1]))
+    assert len(serving.served.variants) == 1

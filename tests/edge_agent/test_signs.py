@@ -55,6 +55,15 @@ def test_one_that_moves_away_is_said_once_and_then_is_the_usual_one(watch, rng):
     assert passed(watch, 6 * WINDOW, rng, centre=2.0).drifted == 1
 
 
+def test_when_samples_are_forgotten_it_keeps_none_and_begins_anew(watch, rng):
+    before = passed(watch, 4 * WINDOW + 7, rng)
+    watch.forget()
+    assert (watch._reader, watch._reference, watch._current) == (None, None, [])
+    watch.begin("release-1", Kept.of(PLACES, np.arange(3)), 3)
+    assert watch._reader is not None
+    assert watch.signs == before
+
+
 def test_one_that_becomes_all_alike_narrows(watch, rng):
     passed(watch, 2 * WINDOW, rng)
     for _ in range(WINDOW):

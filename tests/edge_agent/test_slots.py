@@ -19,7 +19,9 @@ from edge_agent.slots import (
     going_back,
     has_failed,
     passed,
+    proven,
     started,
+    stopped,
     tried,
 )
 from learning_core.errors import DewfallError, Malformed
@@ -63,6 +65,21 @@ def test_a_process_that_never_stays_up_ends_the_trial():
         assert not has_failed(slots)
     assert has_failed(started(slots))
     assert started(Slots(good="a")) == Slots(good="a")
+
+
+def test_a_start_that_ends_in_order_does_not_count():
+    slots = tried(Slots(good="a"), "b")
+    for _ in range(2 * MAX_STARTS):
+        slots = started(stopped(slots))
+        assert not has_failed(slots)
+    assert stopped(stopped(slots)).starts == 0
+    assert stopped(Slots(good="a")) == Slots(good="a")
+
+
+def test_a_personal_adapter_counts_only_on_the_shared_one_it_was_proven_on():
+    assert proven(Slots(good="p@s"), Slots(good="s")) == Slots(good="p@s")
+    assert proven(Slots(good="p@s"), Slots(good="s", trial="t")) == Slots()
+    assert proven(Slots(), Slots()) == Slots()
 
 
 def test_versions_only_grow_whatever_happens():

@@ -51,13 +51,14 @@ class Month:
         for at in range(LOOKS):
             agent._operations()["pause" if at % 2 else "resume"]({})
             agent._look()
+            agent._count()
         ask["resume"]({})
         for _ in range(ROUNDS):
             self.rounds += 1
             crash_life.answer_round(agent, self.world, self.rounds)
         for seed in range(REQUESTS):
             ask["infer"]({"conditions": [seed % 5], "seed": seed})
-        agent._diary.charge(app._today(), Cost(10.0, 1000))
+        agent._diary.charge(app.today(), Cost(10.0, 1000))
         incident = Incident(1, 2, (), (), (), Outcome.HEALED, "it went by itself")
         agent._healing._incidents.keep(agent._healing._incidents.state(), [incident])
         agent._answers._purse.spend(1.0)
@@ -92,7 +93,7 @@ def month(tmp_path_factory):
         tracemalloc.start()
         for day in range(DAYS):
             today = datetime.date(2026, 6, 1) + datetime.timedelta(days=day)
-            patch.setattr(app, "_today", lambda today=today: today)
+            patch.setattr(app, "today", lambda today=today: today)
             month.live(day)
             month.measure()
         tracemalloc.stop()

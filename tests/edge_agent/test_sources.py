@@ -132,7 +132,7 @@ def test_one_the_judge_is_not_sure_of_waits_for_a_person_who_names_it(device, ce
 def test_a_proposal_is_the_largest_share_with_the_next_one_beside_it():
     found = propose(np.log(np.array([0.1, 0.7, 0.2], np.float32)))
     assert (found.condition, found.second) == (1, 2)
-    assert (found.certainty, found.margin) == (pytest.approx(0.7), pytest.approx(0.5))
+    assert (found.certainty, found.second_certainty) == (pytest.approx(0.7), pytest.approx(0.2))
     assert doubt_of(found, 0.7 - 1e-6) is None
     assert "class 1 (share 0.70), or 2 (0.20): less sure than the 0.8" in doubt_of(found, 0.8)
     assert propose(np.array([np.nan, 1.0], np.float32)).certainty == 0

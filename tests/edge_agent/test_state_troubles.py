@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from device_in_trouble import Device
 from small_world import Mirror
+from stand_in_release import good_adapter
 
 from edge_agent import app
 from edge_agent.budget import Cost
@@ -31,7 +32,9 @@ from edge_agent.drivers.fog_http import FogHttp, device_key
 from edge_agent.drivers.sqlite_diary import DAYS_KEPT, SqliteDiary
 from edge_agent.drivers.sqlite_journal import SqliteJournal
 from edge_agent.drivers.sqlite_store import Database
+from edge_agent.slots import MAX_STARTS, SHARED
 from learning_core.errors import LinkDown, StateError, Tampered
+from learning_core.params import scale
 from protos.release import MANIFEST, SIGNATURE
 from protos.state_folder import StateFolder
 
@@ -107,6 +110,14 @@ def test_a_second_agent_on_one_state_is_refused(device):
     with pytest.raises(StateError, match="is in use by another process; stop that one first"):
         app.Agent(crash_world.settings_of(device.world))
     assert device.serves() == 1
+
+
+def test_an_agent_that_enrolls_or_stops_in_order_has_not_failed_with_what_is_on_trial(device):
+    device.agent._upgrade.adopt(device.agent._serving.served.release, scale(good_adapter(), 0.9))
+    for _ in range(MAX_STARTS + 1):
+        device.start()
+        device.agent.enroll()
+    assert [trial.kind for trial in device.agent._upgrade.trials()] == [SHARED]
 
 
 def releases(device):

@@ -8,12 +8,12 @@ from edge_agent.drivers.sqlite_journal import SqliteJournal
 from edge_agent.drivers.sqlite_slots import SqliteSlots
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.examination import Pace
-from edge_agent.guard import Guard
+from edge_agent.guard import Guard, Hold
 from edge_agent.serving import Answered, Serving
-from edge_agent.slots import SHARED
+from edge_agent.slots import RELEASE, SHARED, Slots
 from edge_agent.trial import PATIENCE, Sign, Trial, sign_of
 from edge_agent.upgrade import Upgrade
-from learning_core.params import digest
+from learning_core.params import digest, scale
 
 SETTINGS = Trials(answers=3, quiet_s=60.0)
 
@@ -68,8 +68,7 @@ class Device:
 
     @property
     def on_trial(self):
-        trial = self.upgrade.on_trial()
-        return trial.kind if trial else None
+        return next((trial.kind for trial in self.upgrade.trials()), None)
 
 
 @pytest.fixture
@@ -119,7 +118,7 @@ def test_one_that_answers_with_what_is_no_number_falls_at_once(device, stand_in)
     assert "not finite" in device.store.ban_on(digest(enormous))
 
 
-def test_a_slow_one_falls_only_when_it_was_slow_several_times_in_a_row(device, stand_in, monkeypatch):
+def test_a_slow_one_falls_only_when_it_was_slow_several_times_in_a_row(device, stand_in, monkeypatch, caplog):
     pace = [Pace(2.0, 1.1)]
     monkeypatch.setattr(trial, "pace_of", lambda *_: pace[0])
     device.tries(stand_in.good_adapter())
@@ -129,7 +128,8 @@ def test_a_slow_one_falls_only_when_it_was_slow_several_times_in_a_row(device, s
     assert device.adapted
     device.trial.step()
     assert not device.adapted
-    assert "2.00 times as long" in device.store.ban_on(digest(stand_in.good_adapter()))
+    assert "2.00 times as long" in caplog.text
+    assert device.store.bans() == []  # that may have been the device's fault: another round may bring it again
 
 
 def test_without_anything_on_trial_nothing_is_done(device):
@@ -145,3 +145,67 @@ def test_a_new_candidate_begins_a_trial_of_its_own(device, stand_in):
     device.ask(2)
     device.trial.step()
     assert device.on_trial == SHARED
+
+
+@pytest.fixture
+def newer(device, tmp_path, stand_in):
+    """A device with release 2 on trial."""
+    stand_in.make_release(tmp_path / "releases" / "2", 2)
+    device.store.store(RELEASE, "", Slots(good="1", trial="2", starts=1, newest=2), {})
+    device.upgrade.restore()
+    return device
+
+
+def test_adapters_that_come_and_go_do_not_hold_up_the_trial_of_their_release(newer, stand_in):
+    for turn in range(3):
+        newer.now_s += 25
+        newer.tries(scale(stand_in.good_adapter(), 1 - turn / 100))
+        newer.trial.step()
+    assert [trial.kind for trial in newer.upgrade.trials()] == [SHARED]
+    assert newer.upgrade.standing()["release"]["good"] == "2"
+
+
+def test_a_release_does_not_fall_for_what_was_learned_on_it(newer, stand_in):
+    enormous = stand_in.zero_adapter() | {"tm.0.lora_B": np.full((16, 2), 3e38, np.float32)}
+    newer.tries(enormous)
+    with np.errstate(all="ignore"):
+        newer.ask(1)
+    for _ in range(3):
+        newer.trial.step()
+    newer.tries(stand_in.bad_adapter())
+    newer.now_s += 60
+    for _ in range(3):
+        newer.trial.step()
+    assert newer.upgrade.trials() == ()
+    assert (newer.serving.served.release.version, newer.adapted) == (2, False)
+    assert {ban["digest"] for ban in newer.store.bans()} == {digest(enormous), digest(stand_in.bad_adapter())}
+
+
+def test_a_shared_adapter_does_not_fall_for_the_personal_one_on_top_of_it(device, stand_in):
+    shared = scale(stand_in.good_adapter(), 0.9)
+    device.tries(shared)
+    device.upgrade.adopt_personal(device.serving.served.release, stand_in.bad_adapter(), digest(shared))
+    device.now_s += 60
+    device.trial.step()
+    assert [trial.kind for trial in device.upgrade.trials()] == [SHARED]
+    device.trial.step()
+    assert (device.upgrade.trials(), device.adapted) == ((), True)
+
+
+def test_one_that_is_only_held_falls_without_a_ban(device, stand_in, monkeypatch):
+    monkeypatch.setattr(Guard, "check", lambda *_: Hold(None, ("KID went 0.150 from the base",)))
+    device.tries(stand_in.good_adapter())
+    device.now_s += 60
+    for _ in range(PATIENCE):
+        assert device.adapted
+        device.trial.step()
+    assert (device.adapted, device.store.bans()) == (False, [])
+
+
+def test_a_trial_that_is_over_is_not_ended_again(device, stand_in):
+    device.tries(stand_in.good_adapter())
+    (trial,) = device.upgrade.trials()
+    device.upgrade.pass_trial(trial)
+    device.upgrade.end_trial(trial, "too late", ban=True)
+    device.upgrade.pass_trial(trial)
+    assert (device.adapted, device.store.bans()) == (True, [])

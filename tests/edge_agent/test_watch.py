@@ -1,6 +1,9 @@
+import threading
+
 import pytest
 
-from edge_agent.config import Limits
+from edge_agent.app import Agent
+from edge_agent.config import AgentSettings, Limits
 from edge_agent.governor import Situation
 from edge_agent.values import Action, Quality, Reading, Reason, Telemetry
 from edge_agent.watch import Watch
@@ -84,3 +87,16 @@ def test_a_breach_holds_even_when_nobody_can_write_it_down():
     with pytest.raises(StateError):
         world.at(80)
     assert world.watch.decision().reason is Reason.HEAT
+
+
+def test_a_look_does_not_wait_for_a_disk_that_is_busy(tmp_path, certificate):
+    fog = {"address": "127.0.0.1:1", "ca": str(certificate[0]), "release_key": "0" * 64}
+    agent = Agent(AgentSettings(name="a", state=tmp_path / "state", fog=fog, telemetry={"root": tmp_path}))
+    agent._watch.look()
+    looked = threading.Event()
+    look = threading.Thread(target=lambda: (agent._watch.look(), looked.set()))
+    with agent._database.transaction():  # as whoever writes, or reads all samples
+        look.start()
+        assert looked.wait(5)
+    look.join()
+    agent.close()
