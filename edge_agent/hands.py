@@ -33,7 +33,7 @@ class Standing:
 
 
 class Hands(Protocol):
-    """Looks, and does. What cannot be done raises DewfallError."""
+    """Looks, and does. What cannot be done raises DewfallError; then nothing has changed."""
 
     def standing(self) -> Standing | None:
         """None while nothing is served."""
@@ -44,31 +44,45 @@ class Hands(Protocol):
         ...
 
     def ask(self, conditions: Sequence[int], seed: int) -> Answered:
-        """Through the door, as anybody; it does not count among the recent ones."""
+        """Through the door, as anybody, with one sample for each condition; it does not count among the recent ones.
+
+        From the noise of `default_rng(seed)`. Raises DewfallError for conditions that there are not.
+        """
         ...
 
     def draw(self, noise: Array, conditions: NDArray[np.int64], variant: str, *, as_set: bool) -> Array:
-        """Directly by the student, as the variant is set now or as it is intended."""
+        """By the student without healed outputs, as the variant is set now or as it is intended, [N, C, H, W].
+
+        By the usual variant where there is none of this name.
+        """
         ...
 
-    def files_sound(self) -> bool: ...
+    def files_sound(self) -> bool:
+        """Whether the files of what is served are what its manifest says."""
+        ...
 
     def reverify(self) -> None:
-        """Verify what is served and load it anew."""
+        """Verify what is served and load it anew, without healed outputs; the identity stays."""
         ...
 
-    def restore_sampler(self) -> None: ...
+    def restore_sampler(self) -> None:
+        """Every variant is again as it is intended."""
+        ...
 
-    def prefer_cheaper(self) -> None: ...
+    def prefer_cheaper(self) -> None:
+        """Answer with variants that take fewer passes than the usual one."""
+        ...
 
-    def prefer_usual(self) -> None: ...
+    def prefer_usual(self) -> None:
+        """Answer with any variant again."""
+        ...
 
     def roll_back(self, reason: str, identity: str) -> None:
-        """Leave what is served and was found wanting, and nothing else."""
+        """Leave what is served and was found wanting, if it is this, and the healed outputs beside it."""
         ...
 
     def answer_from(self, cache: HealedOutputs, identity: str) -> None:
-        """Answer the conditions of which there are healed outputs from these, where their student is still served."""
+        """Answer the conditions of which there are healed outputs from these, if their student is still served."""
         ...
 
     def ask_for_data(self, conditions: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from edge_agent.hands import Standing
 from edge_agent.healing.cache import HealedOutputs
 from edge_agent.reruns import passes
 from edge_agent.serving import Answered
-from learning_core.errors import Tampered
+from learning_core.errors import DewfallError, Tampered
 from learning_core.models.onnx_export import reweight
 from learning_core.params import Array, Params
 from protos.release import STUDENT_GRAPH, USUAL, Variant
@@ -88,12 +88,15 @@ class SimulatedDevice:
 
     def ask(self, conditions: Sequence[int], seed: int) -> Answered:
         wanted = np.array(conditions, np.int64)
+        if not wanted.size or wanted.min() < 0 or wanted.max() >= CONDITIONS:
+            raise DewfallError(f"ask for conditions within 0..{CONDITIONS - 1}")
         samples, took_ms = self._answer(wanted, _noise(len(wanted), seed))
         return Answered(float(self._next()), tuple(conditions), seed, self._variant.name, float(sum(took_ms)), samples)
 
     def draw(self, noise: Array, conditions: NDArray[np.int64], variant: str, *, as_set: bool) -> Array:
         standing = self.standing()
-        chosen = next(each for each in (standing.live if as_set else standing.intended) if each.name == variant)
+        variants = standing.live if as_set else standing.intended
+        chosen = next((each for each in variants if each.name == variant), variants[0])
         scale = self.broken.noise_scale if as_set else 1.0
         return self._engine().generate(noise * np.float32(scale), conditions, chosen.steps, chosen.guidance)
 
@@ -103,6 +106,7 @@ class SimulatedDevice:
     def reverify(self) -> None:
         if not self.files_sound():
             raise Tampered("the student's file is not what the manifest says")
+        self.cache = None
         if self.broken.session_only:
             self.broken = replace(self.broken, weights=None, unpinned=0.0)
             self.mended |= {"weights", "flicker"}
@@ -118,15 +122,22 @@ class SimulatedDevice:
         self.cheaper = False
 
     def roll_back(self, reason: str, identity: str) -> None:  # noqa: ARG002 - the port's
+        self._still(identity)
         self.broken = replace(self.broken, weights=None, adapter=None, file=None)
+        self.cache = None  # it is of another student
         self.rolled_back += 1
         self.mended |= {"weights", "adapter", "file"}
 
-    def answer_from(self, cache: HealedOutputs, identity: str) -> None:  # noqa: ARG002 - the port's
+    def answer_from(self, cache: HealedOutputs, identity: str) -> None:
+        self._still(identity)
         self.cache = cache
 
     def ask_for_data(self, conditions: Sequence[int]) -> None:
         self.asked_for = tuple(conditions)
+
+    def _still(self, identity: str) -> None:
+        if identity != self.standing().identity:
+            raise DewfallError("what is served was exchanged meanwhile, so nothing was changed")
 
     @property
     def _variant(self) -> Variant:

@@ -20,7 +20,7 @@ from edge_agent.drivers import models
 from edge_agent.drivers.fog_http import FogHttp
 from edge_agent.drivers.learner_process import LearnerProcess
 from edge_agent.guard import Guard
-from edge_agent.values import Quality, Reading, Telemetry
+from edge_agent.values import Action, Quality, Reading, Telemetry
 from protos.learner_records import CHECKPOINT, Checkpoint, Progress, encode_checkpoint
 from protos.state_folder import write_atomically
 

@@ -9,6 +9,7 @@ from edge_agent.drivers.sqlite_journal import SqliteJournal
 from edge_agent.drivers.sqlite_memory import SqliteMemory
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.guard import Guard, Hold
+from edge_agent.offload import LEARNING
 from edge_agent.participation import Participant
 from edge_agent.serving import Serving, served_with
 from edge_agent.values import (

@@ -11,6 +11,7 @@ from edge_agent.drivers.sqlite_slots import SqliteSlots
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.fitting import student
 from edge_agent.guard import Guard, Hold
+from edge_agent.offload import LEARNING
 from edge_agent.personal import A_ROUND, AGAIN_S, Personal
 from edge_agent.selection import Everything
 from edge_agent.serving import Serving
