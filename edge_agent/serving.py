@@ -167,14 +167,6 @@ class Serving:
                 served = self._now.served
                 self._now = self._look(replace(served, variants=served.release.manifest.variants))
 
-    def steps_of(self, variant: str) -> int:
-        """How many steps a variant takes now. Raises NothingServed."""
-        served = self.served
-        found = [each.steps for each in served.variants if each.name == variant] if served is not None else []
-        if not found:
-            raise NothingServed(f"no variant {variant!r} is served")
-        return found[0]
-
     def table(self) -> tuple[Measured, ...]:
         """Every variant with what is known of it."""
         now = self._now

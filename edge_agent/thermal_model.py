@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-FAR_S = 3600.0  # nobody asks further ahead
 _GRID = tuple(0.25 * 1.2**n for n in range(53))  # 0.25 s to about an hour
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from edge_agent.config import Learning
+from edge_agent.drivers.child import end
 from edge_agent.drivers.learner_group import LearnerGroup
 from edge_agent.ports import Job
 from edge_agent.values import Action, Decision, Fitted, NotFitted
@@ -234,15 +235,8 @@ class LearnerProcess:
 
     def _kill(self) -> None:
         child, self._child = self._child, None
-        if child is None:
-            return
-        child.kill()
-        child.wait()
-        if child.stdin is not None:
-            try:
-                child.stdin.close()
-            except OSError:
-                log.debug("the learner was gone before its input was closed")
+        if child is not None:
+            end(child)
 
 
 def _listen(child: "subprocess.Popen[bytes]", said: "SimpleQueue[bytes | None]") -> None:

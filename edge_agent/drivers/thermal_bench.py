@@ -11,6 +11,7 @@ from typing import Any
 
 from edge_agent.calibration import FACT, Plan, measure, record_of, refusal_of
 from edge_agent.config import AgentSettings
+from edge_agent.drivers.child import end
 from edge_agent.drivers.processor_time import ProcessorTime
 from edge_agent.drivers.sqlite_store import Database
 from edge_agent.drivers.sysfs_telemetry import SysfsTelemetry
@@ -32,12 +33,8 @@ class BusyCore:
 
     def stop(self) -> None:
         child, self._child = self._child, None
-        if child is None:
-            return
-        child.kill()
-        child.wait()
-        if child.stdin is not None:
-            child.stdin.close()
+        if child is not None:
+            end(child)
 
     def busy_s(self) -> float:
         return self._time.look(self._child.pid if self._child else None).core_s

@@ -1,13 +1,35 @@
 """A device in this process, for tests that bring it into trouble."""
 
 import os
+from contextlib import contextmanager
 
 import crash_checks
 import crash_life
 import crash_world
+import pytest
 from stand_in_release import manifest_digest
 
 from edge_agent import app
+
+is_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount or act for another user")
+
+
+def publish(tmp_path_factory):
+    """Releases for many devices; their folder."""
+    folder = tmp_path_factory.mktemp("published")
+    crash_world.publish(folder)
+    return folder
+
+
+@contextmanager
+def at_work(folder, published, monkeypatch):
+    """A device that serves, keeps samples and has answered a round."""
+    device = Device(folder, published, monkeypatch)
+    device.install(1)
+    device.drop("a")
+    device.answer(1)
+    yield device
+    device.close()
 
 
 class Device:

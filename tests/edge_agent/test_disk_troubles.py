@@ -7,31 +7,22 @@ import resource
 import signal
 import subprocess
 
-import crash_world
 import pytest
-from device_in_trouble import Device
+from device_in_trouble import Device, at_work, is_root, publish
 
 from learning_core.errors import DewfallError, StateError
 from protos.state_folder import StateFolder, write_atomically
 
-is_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount or act for another user")
-
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("published")
-    crash_world.publish(folder)
-    return folder
+    return publish(tmp_path_factory)
 
 
 @pytest.fixture
 def device(tmp_path, published, monkeypatch):
-    device = Device(tmp_path / "world", published, monkeypatch)
-    device.install(1)
-    device.drop("a")
-    device.answer(1)
-    yield device
-    device.close()
+    with at_work(tmp_path / "world", published, monkeypatch) as device:
+        yield device
 
 
 @pytest.fixture

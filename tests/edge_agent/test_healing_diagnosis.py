@@ -2,25 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sound_evidence import GOOD, sound_evidence
 
-from edge_agent.healing.diagnosis import Cause, Evidence, Exam, Margins, diagnose
+from edge_agent.healing.diagnosis import Cause, Exam, Margins, diagnose
 
-GOOD, BAD = Exam(0.98, 0.8, 0.01), Exam(0.7, 0.6, 0.01)
-SOUND = Evidence(
-    files_sound=True,
-    model=0.0,
-    exam=None,
-    approved=GOOD,
-    sampler=0.0,
-    flicker=0.0,
-    live=np.full(20, 0.8),
-    as_set=np.full(20, 0.8),
-    direct=np.full(12, 0.8),
-    differs=np.zeros(20, bool),
-    usual_anchor=0.8,
-    slow_pass=0.0,
-    slow_request=0.0,
-)
+BAD = Exam(0.7, 0.6, 0.01)
+SOUND = sound_evidence(20, 12)
 LOST = {"live": np.where(np.arange(20) % 2, 0.8, 0.0), "differs": np.arange(20) % 2 == 0}
 FLICKER = {"flicker": 0.3, "differs": np.ones(20, bool), "live": np.tile([0.75, 0.85], 10)}
 SIGNS = {

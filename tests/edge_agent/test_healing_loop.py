@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sound_evidence import GOOD, sound_evidence
 
-from edge_agent.healing.diagnosis import Cause, Evidence, Exam
+from edge_agent.healing.diagnosis import Cause, Exam
 from edge_agent.healing.incident import Incident, Outcome
 from edge_agent.healing.loop import Apply, Approved, Caps, Done, Exchanged, Rerun, Rules, State, Ticked, heal, resumed
 from edge_agent.healing.playbook import Record, Remedy, learned, ranked
@@ -15,22 +16,8 @@ from edge_agent.healing.signals import Signal
 from edge_agent.healing.thresholds import Rule
 from learning_core.errors import Malformed
 
-GOOD, BAD = Exam(0.98, 0.8, 0.01), Exam(0.5, 0.5, 0.01)
-SOUND = Evidence(
-    files_sound=True,
-    model=0.0,
-    exam=None,
-    approved=GOOD,
-    sampler=0.0,
-    flicker=0.0,
-    live=np.full(8, 0.8),
-    as_set=np.full(8, 0.8),
-    direct=np.full(8, 0.8),
-    differs=np.zeros(8, bool),
-    usual_anchor=0.8,
-    slow_pass=0.0,
-    slow_request=0.0,
-)
+BAD = Exam(0.5, 0.5, 0.01)
+SOUND = sound_evidence(8, 8)
 RULES = Rules(rule=Rule(warm_up=5))
 SLOW = {Signal.PROBE: 0.3, Signal.LATENCY: 1.5}
 FINE, PROBED = {Signal.PROBE: 0.0, Signal.LATENCY: 0.0}, {Signal.PROBE: 0.3, Signal.LATENCY: 0.0}

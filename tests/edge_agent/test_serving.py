@@ -11,7 +11,7 @@ from edge_agent.drivers.onnx_engine import load_release
 from edge_agent.operations import operations
 from edge_agent.purse import Purse
 from edge_agent.router import Measured, Needs
-from edge_agent.serving import NO_FOG, RECENT, NothingServed, Serving, Unmet, served_with
+from edge_agent.serving import NO_FOG, RECENT, Serving, Unmet, served_with
 from edge_agent.status import describe_variants, variant_in_words
 from learning_core.errors import DewfallError, Malformed
 from learning_core.federation.lora_algebra import serving_inputs
@@ -95,11 +95,9 @@ def test_a_variant_that_a_fog_answers_is_refused_not_crashed_into(serving):
 def test_live_settings_can_be_changed_and_put_back(serving):
     bent = tuple(replace(each, steps=2) for each in serving.served.variants)
     serving.serve(replace(serving.served, variants=bent))
-    assert serving.steps_of("usual") == 2
+    assert serving.served.variants[0].steps == 2
     serving.restore_variants()
-    assert serving.steps_of("usual") == 10
-    with pytest.raises(NothingServed, match="unheard_of"):
-        serving.steps_of("unheard_of")
+    assert serving.served.variants[0].steps == 10
 
 
 def test_the_latest_answers_are_kept_as_they_were_handed_out(serving):

@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from device_in_trouble import Device
+from device_in_trouble import at_work, is_root, publish
 from small_world import Mirror
 from stand_in_release import good_adapter
 
@@ -39,24 +39,17 @@ from protos.release import MANIFEST, SIGNATURE
 from protos.state_folder import StateFolder
 
 NOBODY = 65534
-is_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may mount or act for another user")
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("published")
-    crash_world.publish(folder)
-    return folder
+    return publish(tmp_path_factory)
 
 
 @pytest.fixture
 def device(tmp_path, published, monkeypatch):
-    device = Device(tmp_path / "world", published, monkeypatch)
-    device.install(1)
-    device.drop("a")
-    device.answer(1)
-    yield device
-    device.close()
+    with at_work(tmp_path / "world", published, monkeypatch) as device:
+        yield device
 
 
 def test_a_damaged_database_loses_samples_and_nothing_that_counts(device, caplog):
